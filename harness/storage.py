@@ -1,0 +1,79 @@
+"""Files: written whole or not at all, digested, and never outside their folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.types import AnyArray
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)  # noqa: PTH101 - mkstemp and MindSpore both write files others cannot read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write `document` as readable JSON; NaN and infinities raise `ValueError`."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_array(array: AnyArray) -> str:
+    """Hexadecimal SHA-256 of an array's dtype, shape and bytes, so that a reshape is a difference."""
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def sha256_of_arrays(arrays: Mapping[str, AnyArray]) -> str:
+    """Hexadecimal SHA-256 over named arrays, whatever their order."""
+    return sha256_of_json({name: sha256_of_array(array) for name, array in arrays.items()})
+
+
+def sha256_of_json(document: Any) -> str:
+    """Hexadecimal SHA-256 of a document's canonical JSON form (sorted keys, no blanks)."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def inside(folder: Path, name: str, error: type[HarnessError]) -> Path:
+    """`folder / name`, or `error` when that would leave `folder` (absolute, `..`, or through a link)."""
+    path = folder / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise error(f"{name!r} leaves its folder {folder}: files are only read below it")
+    return path

@@ -1,0 +1,99 @@
+"""What travels between stages: frozen values, never changed downstream.
+
+`Case → Sample → batch → {name: array} → Scores → Metrics → Record → Table | ParityReport`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+UInt8 = NDArray[np.uint8]
+Bool = NDArray[np.bool_]
+AnyArray = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One image of a category as found on disk."""
+
+    name: str
+    """Identity of the image: posix path relative to the category folder, `test/broken_large/000.png`."""
+    path: Path
+    label: int
+    """0 good, 1 defective."""
+    defect: str
+    """`good`, or the name of the defect folder."""
+    mask_path: Path | None
+    """Ground truth; `None` exactly for good images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Category:
+    """One category of a data set: what a detector is fitted on and scored on."""
+
+    name: str
+    root: Path
+    """The category folder."""
+    train: tuple[Sample, ...]
+    """Good images only, sorted by name."""
+    test: tuple[Sample, ...]
+    """Good and defective images, sorted by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What a head makes of one batch; higher means more anomalous."""
+
+    maps: Float32
+    """(N, H, W), one anomaly score per pixel of the preprocessed frame."""
+    images: Float32
+    """(N,), one anomaly score per image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitRequest:
+    """All that is asked of a fit; equal requests give equal detectors."""
+
+    detector: str
+    backbone: str
+    weights: Path | None
+    """Backbone weights; `None` for an untrained backbone drawn from `seed`."""
+    dataset: str
+    category: Category
+    out: Path
+    """The artifact folder to make."""
+    seed: int = 0
+    resize: int = 256
+    crop: int = 224
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of this detector alone, by name."""
+    force: bool = False
+    """Replace an artifact that was fitted from another request."""
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The unit that is run, recorded, resumed and compared, with its defaults written out."""
+
+    detector: str
+    backbone: str
+    category: str
+    backend: str
+    variant: str
+    """Id of the artifact's variant that ran, `onnx-fp32`."""
+    dataset: str
+    """Name of the data set: the folder that holds the categories."""
+    batch_size: int = 1
+    threads: int = 1
+    """CPU cores the worker was pinned to; also the thread count asked of the runtime."""
+    warmup: int = 3
+    """Untimed inferences before the first timed one."""
+    mask_threshold: int = 127
+    """A mask pixel is defective when its grey value is greater."""
