@@ -1,0 +1,1 @@
+"""The MindSpore side: networks, how each detector learns, and the files a device runs."""
