@@ -1,0 +1,210 @@
+"""From an image file to the network's input: an ordered list of steps, the same on every device.
+
+The list lies in the artifact's manifest. A variant says after which step its graph takes over; the host runs the list
+up to there. Resizing happens on uint8 with a bit-exact interpolation: `linear` differs between processors in the last
+bit, `linear_exact` and `pyramid` do not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import msgspec
+import numpy as np
+
+from harness.datasets.images import read_image
+from harness.errors import ArtifactError
+from harness.types import AnyArray, Bool, Float32, UInt8
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Interpolation = Literal["pyramid", "linear_exact", "linear", "nearest_exact", "area", "cubic", "lanczos4"]
+"""`pyramid` is bilinear and free of aliasing; the others are OpenCV's, which only `area` keeps free of it."""
+
+
+class _Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step"):
+    @property
+    def stage(self) -> str:
+        """Name of the step, as in the manifest."""
+        return str(self.__struct_config__.tag)
+
+
+class Decode(_Step, tag="decode", frozen=True, kw_only=True):
+    """File → uint8 (H, W) grey or (H, W, 3) BGR, as `harness.datasets.images.read_image` does it."""
+
+
+class Colour(_Step, tag="colour", frozen=True, kw_only=True):
+    """Grey or BGR → three channels in `order`."""
+
+    order: Literal["RGB", "BGR"]
+
+
+class Resize(_Step, tag="resize", frozen=True, kw_only=True):
+    """uint8 → uint8 of exactly this size, whatever the aspect ratio."""
+
+    height: int
+    width: int
+    interpolation: Interpolation
+
+
+class Crop(_Step, tag="crop", frozen=True, kw_only=True):
+    """The centre of this size; the odd pixel is cut from the bottom and the right."""
+
+    height: int
+    width: int
+
+
+class Scale(_Step, tag="scale", frozen=True, kw_only=True):
+    """uint8 → float32, divided by `divisor`."""
+
+    divisor: float
+
+
+class Normalise(_Step, tag="normalise", frozen=True, kw_only=True):
+    """(x − mean) / std per channel, in float32."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Layout(_Step, tag="layout", frozen=True, kw_only=True):
+    """Channels last → channels first."""
+
+    order: Literal["NCHW"]
+
+
+Step = Decode | Colour | Resize | Crop | Scale | Normalise | Layout
+
+
+def standard_steps(resize: int, crop: int) -> tuple[Step, ...]:
+    """Squash to `resize` × `resize`, centre `crop` × `crop`, ImageNet normalisation (PaDiM, section IV-A).
+
+    Raises:
+        ArtifactError: when the crop is larger than the resized image.
+    """
+    if not 0 < crop <= resize:
+        raise ArtifactError(f"crop {crop} must be between 1 and resize {resize}")
+    return (
+        Decode(),
+        Colour(order="RGB"),
+        Resize(height=resize, width=resize, interpolation="pyramid"),
+        Crop(height=crop, width=crop),
+        Scale(divisor=255.0),
+        Normalise(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        Layout(order="NCHW"),
+    )
+
+
+def _resized(image: AnyArray, step: Resize) -> AnyArray:
+    """Resize to the step's size, whatever the aspect ratio.
+
+    `pyramid` goes by `INTER_LINEAR_EXACT` to the largest size that is the target times powers of two and not above the
+    source, then halves: at exactly one half, bilinear interpolation is the mean of 2 × 2 pixels. Every step is integer
+    arithmetic, so the result is the same on every processor, and no source pixel is skipped as plain bilinear does
+    when it shrinks by more than two.
+    """
+    if step.interpolation != "pyramid":
+        flag = int(getattr(cv2, f"INTER_{step.interpolation.upper()}"))
+        return cv2.resize(image, (step.width, step.height), interpolation=flag)
+    height, width = (
+        _doubled(target, source)
+        for target, source in zip((step.height, step.width), image.shape[:2], strict=False)
+    )
+    while True:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+        if (height, width) == (step.height, step.width):
+            return image
+        height, width = max(height // 2, step.height), max(width // 2, step.width)
+
+
+def _doubled(target: int, source: int) -> int:
+    """The largest target · 2^k that is not above `source`; `target` where the image grows."""
+    while target * 2 <= source:
+        target *= 2
+    return target
+
+
+def _centre(image: AnyArray, crop: Crop) -> AnyArray:
+    top, left = (image.shape[0] - crop.height) // 2, (image.shape[1] - crop.width) // 2
+    return image[top : top + crop.height, left : left + crop.width]
+
+
+class Preprocessor:
+    """The host's part of the list, ready to run.
+
+    `decode`, then `frame`, then `tensor` are the stages that are timed and digested:
+    pixels as stored, uint8 (H, W, 3) as the network sees them, and the network's input.
+    """
+
+    def __init__(self, steps: tuple[Step, ...], *, until: str = "layout") -> None:
+        stages = [step.stage for step in steps]
+        if until not in stages or stages != sorted(stages, key=list(_ORDER).index):
+            raise ArtifactError(
+                f"preprocessing steps {stages} (until {until!r}): expected in the order {_ORDER}"
+            )
+        self._geometry = [step for step in steps if isinstance(step, Resize | Crop)]
+        self._order = next((step.order for step in steps if isinstance(step, Colour)), "BGR")
+        host = steps[: stages.index(until) + 1]
+        self._table = _lookup_table(host)
+        self._channels_first = any(isinstance(step, Layout) for step in host)
+
+    @staticmethod
+    def decode(path: Path) -> UInt8:
+        """Pixels as stored: uint8, (H, W) or (H, W, 3) in BGR."""
+        return read_image(path)
+
+    def frame(self, pixels: UInt8) -> UInt8:
+        """The picture the network sees: colour order, resize and crop done; uint8 (H, W, 3)."""
+        image: AnyArray = pixels
+        for step in self._geometry:
+            image = _resized(image, step) if isinstance(step, Resize) else _centre(image, step)
+        # Colour comes after the geometry only because it is cheaper there: every channel is resized alike.
+        if image.ndim == 2:
+            image = np.repeat(image[:, :, None], 3, axis=2)
+        elif self._order == "RGB":
+            image = image[:, :, ::-1]
+        return np.ascontiguousarray(image, dtype=np.uint8)
+
+    def tensor(self, frame: UInt8) -> AnyArray:
+        """The network's input for one image: float32 (3, H, W), or uint8 (H, W, 3) where the graph normalises."""
+        if self._table is None:
+            return np.ascontiguousarray(frame.transpose(2, 0, 1)) if self._channels_first else frame
+        planes = np.empty((3, *frame.shape[:2]), np.float32)
+        for channel in range(3):
+            self._table[channel].take(frame[:, :, channel], out=planes[channel])
+        return planes if self._channels_first else np.ascontiguousarray(planes.transpose(1, 2, 0))
+
+    def mask(self, mask: Bool) -> tuple[Bool, bool]:
+        """Ground truth in the frame of the map, and whether the crop cut defective pixels away.
+
+        Nearest-neighbour resize, then the same crop as the image's.
+        """
+        image: AnyArray = mask.astype(np.uint8)
+        cut = False
+        for step in self._geometry:
+            if isinstance(step, Resize):
+                image = cv2.resize(image, (step.width, step.height), interpolation=cv2.INTER_NEAREST_EXACT)
+            else:
+                whole, image = image, _centre(image, step)
+                cut = cut or bool(np.count_nonzero(whole) > np.count_nonzero(image))
+        return image.astype(np.bool_), cut
+
+
+_ORDER = ("decode", "colour", "resize", "crop", "scale", "normalise", "layout")
+
+
+def _lookup_table(steps: tuple[Step, ...]) -> Float32 | None:
+    """Scale and normalise as one float32 table (3, 256): bit for bit the steps, computed once per value."""
+    if not any(isinstance(step, Scale) for step in steps):
+        return None
+    values = np.repeat(np.arange(256, dtype=np.float32)[None], 3, axis=0)
+    for step in steps:
+        if isinstance(step, Scale):
+            values = values / np.float32(step.divisor)
+        elif isinstance(step, Normalise):
+            mean, std = (np.array(item, np.float32)[:, None] for item in (step.mean, step.std))
+            values = (values - mean) / std
+    return values
