@@ -1,0 +1,1 @@
+"""Heads: numpy in, numpy out, one place per detector, used by every backend."""

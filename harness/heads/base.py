@@ -1,0 +1,22 @@
+"""The contract of a head: the fitted state goes in once, then every batch is scored by a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from harness.types import AnyArray, Scores
+
+
+class Head(Protocol):
+    """Turns one batch and the net's outputs for it into maps and image scores, deterministically."""
+
+    def __call__(self, batch: AnyArray, outputs: Mapping[str, AnyArray]) -> Scores:
+        """Score a batch of N images; raises `ValueError` when an output is missing or misshapen."""
+
+
+class HeadFactory(Protocol):
+    """How a head is made: `harness.registry.HEADS` names one per detector."""
+
+    def __call__(self, parameters: Mapping[str, Any], state: Mapping[str, AnyArray], *, threads: int) -> Head:
+        """Make a head from the manifest's parameters and the artifact's fitted state."""

@@ -1,0 +1,125 @@
+"""PaDiM's head: Mahalanobis distance to the Gaussian of each position (Defard et al. 2020, equation 2).
+
+The fitted state holds, for each of P = h·w positions, the mean μ and a factor T of that position's covariance
+Σ = S + ε·I over d channels, in one of two forms (parameter `form`):
+
+- `complement`: S has few rows' worth of rank, so Σ⁻¹ = (I − TᵀT)/ε and dist² = (‖δ‖² − ‖Tδ‖²)/ε, with δ = x − μ
+  (Woodbury's identity on the eigenvectors of S);
+- `inverse`: Σ⁻¹ = TᵀT and dist² = ‖Tδ‖², without cancellation.
+
+T is turned upper trapezoidal by an orthogonal matrix, which leaves ‖Tδ‖ as it is: row i starts at column i. Positions
+are sorted by falling number of rows, so that block k holds rows [k·b, (k+1)·b) of every position that has them,
+without their leading zeros, as one array (positions, b, d − k·b). See docs/decisions/0003.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from harness.types import AnyArray, Float32, Scores
+
+OUTPUT = "embedding"
+BLOCK_ROWS = 16
+
+
+class PadimHead:
+    """Distances per position → bilinear map at input size → Gaussian blur → largest value as the image score."""
+
+    def __init__(self, parameters: Mapping[str, Any], state: Mapping[str, AnyArray], *, threads: int) -> None:
+        self._epsilon = float(parameters["epsilon"])
+        self._complement = {"complement": True, "inverse": False}[parameters["form"]]
+        self._grid: tuple[int, int] = tuple(parameters["grid"])
+        height, width = parameters["map_size"]
+        sigma = float(parameters["sigma"])
+        self._rows = resampling_matrix(self._grid[0], height, sigma)
+        self._columns = resampling_matrix(self._grid[1], width, sigma)
+        self._order = np.asarray(state["order"])
+        self._mean: Float32 = np.ascontiguousarray(state["mean"][self._order])
+        self._blocks = [state[name] for name in sorted(state) if name.startswith("factor.")]
+        self._ranges = _balanced_ranges(self._blocks, len(self._order), threads)
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __call__(self, batch: AnyArray, outputs: Mapping[str, AnyArray]) -> Scores:
+        """Maps (N, H, W) and scores (N,), both float32, in units of Mahalanobis distance."""
+        del batch  # PaDiM scores features alone
+        distances = self.distances(outputs[OUTPUT])
+        maps = np.matmul(np.matmul(self._rows, distances), self._columns.T)
+        return Scores(maps=maps, images=maps.max(axis=(1, 2)))
+
+    def distances(self, embedding: Float32) -> Float32:
+        """Mahalanobis distances (N, h, w) of embeddings (N, d, h, w)."""
+        count, dimension = embedding.shape[:2]
+        if embedding.shape[1:] != (self._mean.shape[1], *self._grid):
+            expected = (self._mean.shape[1], *self._grid)
+            raise ValueError(
+                f"{OUTPUT} has shape {embedding.shape}, expected (N, {', '.join(map(str, expected))})"
+            )
+        flat = embedding.reshape(count, dimension, -1)
+        squared = np.empty((count, len(self._order)), np.float32)
+
+        def work(span: tuple[int, int]) -> None:
+            squared[:, self._order[slice(*span)]] = self._squared(flat, *span)
+
+        if self._pool is None:
+            work(self._ranges[0])
+        else:
+            list(self._pool.map(work, self._ranges))
+        distances: Float32 = np.sqrt(squared).reshape(count, *self._grid)
+        return distances
+
+    def _squared(self, flat: Float32, start: int, stop: int) -> Float32:
+        """Squared distances (N, stop − start) of the sorted positions [start, stop)."""
+        chosen = flat[:, :, self._order[start:stop]]
+        delta = np.ascontiguousarray(chosen.transpose(2, 1, 0)) - self._mean[start:stop, :, None]
+        norm = np.zeros((stop - start, flat.shape[0]), np.float32)
+        column = 0
+        for block in self._blocks:
+            part = block[start:stop]
+            if not len(part):
+                break
+            projected = np.matmul(part, delta[: len(part), column:])
+            norm[: len(part)] += np.einsum("pbn,pbn->pn", projected, projected)
+            column += block.shape[1]
+        if not self._complement:
+            return norm.T
+        rest = np.einsum("pdn,pdn->pn", delta, delta) - norm
+        squared: Float32 = np.maximum(rest, 0.0) / np.float32(self._epsilon)
+        return squared.T
+
+
+def _balanced_ranges(blocks: list[AnyArray], positions: int, parts: int) -> list[tuple[int, int]]:
+    """Cut the sorted positions into `parts` contiguous ranges of about equal work; results do not depend on it."""
+    work = np.ones(positions)
+    for block in blocks:
+        work[: len(block)] += block.shape[1] * block.shape[2]
+    bounds = np.searchsorted(np.cumsum(work), work.sum() * np.arange(1, parts) / parts)
+    return list(pairwise([0, *(int(bound) for bound in bounds), positions]))
+
+
+def resampling_matrix(source: int, target: int, sigma: float) -> Float32:
+    """Bilinear upsampling and Gaussian blur along one axis, as one matrix (target, source); both are linear.
+
+    Half-pixel centres (`align_corners=False`); the blur is scipy's `gaussian_filter1d`: truncated at 4 σ, border
+    reflected about the edge of the last pixel.
+    """
+    centre = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    low = np.minimum(centre.astype(int), max(source - 2, 0))
+    upsample = np.zeros((target, source))
+    upsample[np.arange(target), low] += 1 - (centre - low)
+    upsample[np.arange(target), np.minimum(low + 1, source - 1)] += centre - low
+    if sigma == 0:
+        return upsample.astype(np.float32)
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel /= kernel.sum()
+    index = np.mod(np.arange(target)[:, None] + offsets[None], 2 * target)
+    index = np.where(index < target, index, 2 * target - 1 - index)
+    blur = np.zeros((target, target))
+    np.add.at(blur, (np.arange(target)[:, None], index), np.broadcast_to(kernel, index.shape))
+    return (blur @ upsample).astype(np.float32)
