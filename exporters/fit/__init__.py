@@ -1,0 +1,1 @@
+"""How each detector learns from good images."""

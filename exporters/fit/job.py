@@ -1,0 +1,182 @@
+"""One fit from request to artifact folder: hold out, learn, set thresholds, write whole."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from exporters import weights as weights_module
+from exporters.fit.base import Images, Learnt
+from exporters.runtime import mindspore as ms
+from harness import __version__, artifact, datasets, host, registry, storage
+from harness.artifact import Artifact, Manifest, Thresholds, Training, Weights
+from harness.errors import ArtifactError, DatasetError
+from harness.preprocess import Preprocessor, Step, standard_steps
+from harness.progress import progress
+from harness.types import Category, FitRequest, Float32, Sample
+
+IMAGE_QUANTILE = 0.95
+PIXEL_QUANTILE = 0.995
+HELD_OUT_SHARE = 10
+"""One image in this many is held out of the fit to set the thresholds."""
+
+
+def fit(request: FitRequest) -> tuple[Artifact, bool]:
+    """Fit a detector, or give back the artifact that an equal request made before.
+
+    Returns:
+        The artifact, and whether it was fitted now.
+
+    Raises:
+        ArtifactError: the folder holds an artifact of another request, and `force` is not set.
+        DatasetError: fewer than three good training images.
+        WeightsError: the weights file is not the backbone's.
+    """
+    source, parameters = _weights(request)
+    steps = standard_steps(request.resize, request.crop)
+    fingerprint = datasets.fingerprint(request.category, "train")
+    digest = _request_digest(request, source, steps, fingerprint)
+    earlier = _earlier(request, digest)
+    if earlier is not None:
+        return earlier, False
+    kept, held_out = hold_out(request.category, request.seed)
+    preprocessor = Preprocessor(steps)
+    label = f"fit {request.detector} {request.category.name}"
+    started = time.perf_counter()
+    with progress(label, len(kept)) as advance:
+        learner = registry.resolve("detector", request.detector, registry.LEARNERS)
+        learnt: Learnt = learner(
+            request, parameters, Images(samples=kept, preprocessor=preprocessor), advance
+        )
+    thresholds = _thresholds(learnt, Images(samples=held_out, preprocessor=preprocessor))
+    manifest = Manifest(
+        schema=artifact.SCHEMA,
+        detector=request.detector,
+        backbone=request.backbone,
+        category=request.category.name,
+        preprocessing=steps,
+        head=learnt.head,
+        thresholds=thresholds,
+        training=Training(
+            dataset=request.dataset,
+            fingerprint=fingerprint,
+            images=len(kept),
+            held_out=tuple(sample.name for sample in held_out),
+        ),
+        weights=source,
+        seed=request.seed,
+        request_sha256=digest,
+        net_sha256=storage.sha256_of_arrays(learnt.net),
+        state_sha256=storage.sha256_of_arrays(learnt.state),
+        detector_sha256="",
+        fit_report={
+            **learnt.report,
+            "seconds": round(time.perf_counter() - started, 2),
+            "peak_memory_bytes": host.peak_memory_bytes(),
+        },
+        software={"harness": __version__, "mindspore": ms.__version__, "numpy": np.__version__},
+    )
+    manifest = msgspec.structs.replace(manifest, detector_sha256=artifact.detector_digest(manifest))
+    return _write(request.out, manifest, learnt), True
+
+
+def hold_out(category: Category, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Split the good training images into those to fit on and a seeded tenth, at least one, for the thresholds.
+
+    Raises:
+        DatasetError: fewer than three images.
+    """
+    count = len(category.train)
+    if count < 3:
+        raise DatasetError(
+            f"{category.root}/train/good: {count} images; a fit needs three (two for a covariance, one for thresholds)"
+        )
+    held = max(1, round(count / HELD_OUT_SHARE))
+    chosen = set(np.random.default_rng(seed).permutation(count)[:held].tolist())
+    kept = tuple(sample for index, sample in enumerate(category.train) if index not in chosen)
+    return kept, tuple(category.train[index] for index in sorted(chosen))
+
+
+def _weights(request: FitRequest) -> tuple[Weights, dict[str, Float32]]:
+    if request.weights is None:
+        arrays = weights_module.random_backbone(request.backbone, request.seed)
+        return Weights(source="random", sha256=storage.sha256_of_arrays(arrays), seed=request.seed), arrays
+    arrays = weights_module.load_backbone(request.weights, request.backbone)
+    return Weights(source=request.weights.name, sha256=storage.sha256_of_file(request.weights)), arrays
+
+
+def _request_digest(request: FitRequest, source: Weights, steps: tuple[Step, ...], fingerprint: str) -> str:
+    asked = {
+        "detector": request.detector,
+        "backbone": request.backbone,
+        "category": request.category.name,
+        "weights": source.sha256,
+        "fingerprint": fingerprint,
+        "steps": msgspec.to_builtins(steps),
+        "seed": request.seed,
+        "options": dict(request.options),
+        "quantiles": [IMAGE_QUANTILE, PIXEL_QUANTILE],
+        "harness": __version__,
+        "code": _code_digest(),
+    }
+    return storage.sha256_of_json(asked)
+
+
+def _code_digest() -> str:
+    """SHA-256 over the learners' source: a changed fit is not mistaken for a finished one."""
+    folder = Path(__file__).parent
+    files = sorted([*folder.glob("*.py"), *folder.parent.glob("nets/*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _earlier(request: FitRequest, digest: str) -> Artifact | None:
+    """The artifact at the target when it answers the same request; none when there is nothing, or `force` is set."""
+    if request.force or not request.out.exists():
+        return None
+    if not (request.out / artifact.MANIFEST).is_file():
+        raise ArtifactError(f"{request.out} exists and is not an artifact; choose another --out")
+    found = artifact.read(request.out)
+    if found.manifest.request_sha256 != digest:
+        raise ArtifactError(
+            f"{request.out} was fitted from another request (images, weights, settings, seed or version differ); "
+            "--force replaces it, another --out keeps both"
+        )
+    return found
+
+
+def _thresholds(learnt: Learnt, images: Images) -> Thresholds:
+    """Quantiles of the scores of good images the fit did not see; the next larger score, never one in between."""
+    head = registry.head(learnt.head.name)(learnt.head.parameters, learnt.state, threads=1)
+    maps, scores = [], []
+    for batch, real in images.batches():
+        scored = head(batch, learnt.run(batch))
+        maps.append(scored.maps[:real])
+        scores.append(scored.images[:real])
+    return Thresholds(
+        image=float(np.quantile(np.concatenate(scores), IMAGE_QUANTILE, method="higher")),
+        pixel=float(np.quantile(np.concatenate(maps), PIXEL_QUANTILE, method="higher")),
+        image_quantile=IMAGE_QUANTILE,
+        pixel_quantile=PIXEL_QUANTILE,
+        held_out_images=len(images.samples),
+    )
+
+
+def _write(out: Path, manifest: Manifest, learnt: Learnt) -> Artifact:
+    """Build the folder beside its place, then move it there: a killed fit leaves no half an artifact."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        made = Path(folder) / "made"
+        made.mkdir()
+        artifact.write_arrays(made / artifact.STATE, learnt.state)
+        artifact.write_arrays(made / artifact.NET, learnt.net)
+        artifact.write_manifest(made, manifest)
+        if out.exists():
+            shutil.move(out, Path(folder) / "replaced")
+        made.replace(out)
+    return artifact.read(out)

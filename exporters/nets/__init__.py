@@ -1,0 +1,1 @@
+"""Networks as MindSpore cells, their parameters under torchvision's names."""

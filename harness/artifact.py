@@ -1,0 +1,269 @@
+"""An artifact: the folder with all that any backend needs to run one detector on one category.
+
+`manifest.json` says what it is; `state.safetensors` holds what was learnt from the good images, `net.safetensors`
+the network's parameters; each variant is one runnable form of the same detector. Nothing in it is executed on reading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors
+import safetensors.numpy
+
+from harness import storage
+from harness.errors import ArtifactError
+from harness.preprocess import Step
+from harness.types import AnyArray
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+STATE = "state.safetensors"
+NET = "net.safetensors"
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class TensorSpec(_Strict, frozen=True, kw_only=True):
+    """A named input or output of a variant's graph."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    """`None` where the batch is free."""
+
+
+class Variant(_Strict, frozen=True, kw_only=True):
+    """One runnable form of the detector."""
+
+    id: str
+    """`onnx-fp32`: format and precision."""
+    format: str
+    precision: str
+    input: TensorSpec
+    input_stage: str
+    """Last preprocessing step the host runs before the graph takes over."""
+    outputs: tuple[TensorSpec, ...]
+    contains: tuple[str, ...] = ()
+    """What of preprocessing and head the graph already holds."""
+    files: dict[str, str]
+    """File name in the artifact folder → SHA-256; the first is the model."""
+    agreement: dict[str, float]
+    """Largest difference from the MindSpore cell at export, relative to the cell's largest value, per batch size."""
+    software: dict[str, str] = {}
+
+    @property
+    def model(self) -> str:
+        """Name of the model file in the artifact folder."""
+        return next(iter(self.files))
+
+
+class HeadSpec(_Strict, frozen=True, kw_only=True):
+    """Which head scores the net's outputs, and with what."""
+
+    name: str
+    parameters: dict[str, Any]
+
+
+class Thresholds(_Strict, frozen=True, kw_only=True):
+    """Decision thresholds, frozen when the detector was fitted, from good images that the fit did not see."""
+
+    image: float
+    """An image is called defective when its score is greater."""
+    pixel: float
+    """A pixel is called defective when its map value is greater."""
+    image_quantile: float
+    pixel_quantile: float
+    held_out_images: int
+    """How many images the quantiles rest on."""
+
+
+class Training(_Strict, frozen=True, kw_only=True):
+    """What the detector learnt from."""
+
+    dataset: str
+    fingerprint: str
+    images: int
+    """Images the fit saw; held-out ones are not among them."""
+    held_out: tuple[str, ...]
+
+
+class Weights(_Strict, frozen=True, kw_only=True):
+    """Where the backbone's parameters came from."""
+
+    source: str
+    """File name, or `random`: an untrained backbone."""
+    sha256: str
+    seed: int | None = None
+    """Seed of the untrained backbone."""
+
+
+class Manifest(_Strict, frozen=True, kw_only=True):
+    """The contents of `manifest.json`; unknown keys are refused."""
+
+    schema: int
+    detector: str
+    backbone: str
+    category: str
+    preprocessing: tuple[Step, ...]
+    head: HeadSpec
+    thresholds: Thresholds
+    training: Training
+    weights: Weights
+    seed: int
+    request_sha256: str
+    """Digest of everything asked of the fit, so that a finished fit is not repeated."""
+    net_sha256: str
+    state_sha256: str
+    detector_sha256: str
+    """What parity requires to be equal: see `detector_digest`."""
+    fit_report: dict[str, Any] = {}
+    software: dict[str, str] = {}
+    variants: tuple[Variant, ...] = ()
+
+
+def detector_digest(manifest: Manifest) -> str:
+    """SHA-256 over what decides the numbers: parameters, fitted state, head, preprocessing, thresholds."""
+    names = (
+        "detector",
+        "backbone",
+        "category",
+        "preprocessing",
+        "head",
+        "thresholds",
+        "net_sha256",
+        "state_sha256",
+    )
+    return storage.sha256_of_json({name: msgspec.to_builtins(getattr(manifest, name)) for name in names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """An opened artifact folder whose manifest has been read and checked."""
+
+    path: Path
+    manifest: Manifest
+
+    def state(self) -> dict[str, AnyArray]:
+        """Fitted arrays, checked against the manifest's digest."""
+        return self._arrays(STATE, self.manifest.state_sha256)
+
+    def net(self) -> dict[str, AnyArray]:
+        """Network parameters, checked against the manifest's digest."""
+        return self._arrays(NET, self.manifest.net_sha256)
+
+    def _arrays(self, name: str, expected: str) -> dict[str, AnyArray]:
+        path = self.path / name
+        try:
+            arrays: dict[str, AnyArray] = safetensors.numpy.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ArtifactError(f"{path}: cannot be read ({error}); fit the detector again") from error
+        if storage.sha256_of_arrays(arrays) != expected:
+            raise ArtifactError(f"{path}: does not match the digest in {MANIFEST}; fit the detector again")
+        return arrays
+
+    def variant(self, formats: tuple[str, ...]) -> Variant:
+        """The first variant in the order of `formats`; `ArtifactError` when there is none."""
+        for wanted in formats:
+            for variant in self.manifest.variants:
+                if variant.format == wanted:
+                    return variant
+        have = ", ".join(variant.id for variant in self.manifest.variants) or "none"
+        raise ArtifactError(
+            f"{self.path}: no variant in format {' or '.join(formats)} (variants: {have}); "
+            f"run: python -m harness export {self.path} --format {formats[0]}"
+        )
+
+    def model_file(self, variant: Variant) -> Path:
+        """Path of the variant's model after every file of the variant matched its digest."""
+        for name, expected in variant.files.items():
+            path = storage.inside(self.path, name, ArtifactError)
+            if not path.is_file():
+                raise ArtifactError(f"{path}: missing; export {variant.format} again")
+            if storage.sha256_of_file(path) != expected:
+                raise ArtifactError(
+                    f"{path}: does not match the digest in {MANIFEST}; export {variant.format} again"
+                )
+        return self.path / variant.model
+
+
+def read(path: Path) -> Artifact:
+    """Open an artifact folder.
+
+    Raises:
+        ArtifactError: no manifest, a manifest of another schema, unknown or missing keys, or one that was edited.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        raise ArtifactError(f"{path}: not an artifact (no {MANIFEST}); make one with: python -m harness fit")
+    try:
+        manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{file}: {error}") from error
+    if manifest.schema != SCHEMA:
+        raise ArtifactError(f"{file}: schema {manifest.schema}, this harness reads {SCHEMA}; fit again")
+    if detector_digest(manifest) != manifest.detector_sha256:
+        raise ArtifactError(
+            f"{file}: detector_sha256 does not match its contents (edited?); fit the detector again"
+        )
+    return Artifact(path=path, manifest=manifest)
+
+
+def find(path: Path, categories: tuple[str, ...]) -> tuple[Artifact, ...]:
+    """Artifacts at `path`: the folder itself, or one folder per category below it.
+
+    Args:
+        path: An artifact, or a folder of artifacts named by category (`artifacts/padim-resnet18`).
+        categories: Names wanted; empty means all that are there.
+    """
+    if (path / MANIFEST).is_file():
+        artifact = read(path)
+        if categories and artifact.manifest.category not in categories:
+            raise ArtifactError(
+                f"{path}: fitted on {artifact.manifest.category!r}, asked for {', '.join(categories)}"
+            )
+        return (artifact,)
+    there = sorted(
+        file.parent.name for file in path.glob(f"*/{MANIFEST}") if not file.parent.name.startswith(".")
+    )
+    if not there:
+        raise ArtifactError(f"{path}: no artifact here; make one with: python -m harness fit")
+    missing = [name for name in categories if name not in there]
+    if missing:
+        raise ArtifactError(f"{path}: no artifact for {', '.join(missing)} (there are: {', '.join(there)})")
+    return tuple(read(path / name) for name in categories or there)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, AnyArray]) -> None:
+    """Write named arrays as safetensors, whole or not at all."""
+    with storage.replacing(path) as temporary:
+        safetensors.numpy.save_file(dict(arrays), temporary)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into the artifact folder `path`."""
+    storage.write_json(path / MANIFEST, msgspec.to_builtins(manifest))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the artifact folder's lock: two exports at once take turns instead of losing a variant."""
+    with (path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def add_variant(path: Path, variant: Variant) -> None:
+    """Add `variant` to the manifest, replacing the one of the same id; call under `locked`."""
+    manifest = read(path).manifest
+    kept = tuple(other for other in manifest.variants if other.id != variant.id)
+    variants = tuple(sorted((*kept, variant), key=lambda item: item.id))
+    write_manifest(path, msgspec.structs.replace(manifest, variants=variants))

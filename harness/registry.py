@@ -1,0 +1,93 @@
+"""Names → implementations, resolved when used: the only way the engine reaches backends, exporters and learners.
+
+A new part is one new file and one line here; another distribution adds a backend by an entry point in the group
+`harness.backends` whose name is the backend's and whose value is `module:object`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HarnessError, UsageError
+
+if TYPE_CHECKING:
+    from backends.base import Backend
+    from harness.heads.base import HeadFactory
+
+BACKENDS = {
+    "onnxruntime-cpu": "backends.ort:cpu",
+    "onnxruntime-gpu": "backends.ort:gpu",
+    "mindspore-cpu": "backends.mindspore:cpu",
+    "ascend910": "backends.mindspore:ascend910",
+}
+HEADS = {"padim": "harness.heads.padim:PadimHead"}
+LEARNERS = {"padim": "exporters.fit.padim:learn"}
+NETS = {"padim": "exporters.nets.padim:from_artifact"}
+EXPORTERS = {
+    "onnx": "exporters.onnx:export",
+    "mindir": "exporters.mindir:export",
+    "air": "exporters.air:export",
+}
+STAGES = {"fit": "exporters.fit.job:fit", "convert": "exporters.weights:convert"}
+OUR_PACKAGES = ("backends", "exporters")
+
+
+def backend_names() -> tuple[str, ...]:
+    """Built-in backends, then those other distributions add."""
+    return (*BACKENDS, *sorted(set(_entry_points()) - set(BACKENDS)))
+
+
+def backend(name: str) -> Backend:
+    """The backend called `name`."""
+    found: Backend = resolve("backend", name, {**_entry_points(), **BACKENDS})
+    return found
+
+
+def head(name: str) -> HeadFactory:
+    """The head called `name`."""
+    found: HeadFactory = resolve("head", name, HEADS)
+    return found
+
+
+def resolve(family: str, name: str, table: Mapping[str, str]) -> Any:
+    """The object that `table` names.
+
+    Raises:
+        UsageError: an unknown name, with the nearest known one.
+    """
+    if name not in table:
+        raise UsageError(unknown(family, name, table))
+    module, _, attribute = table[name].partition(":")
+    _check_owner(module)
+    return getattr(importlib.import_module(module), attribute)
+
+
+def unknown(family: str, name: str, known: Iterable[str]) -> str:
+    """A message for a name nobody knows."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {family} {name!r}{hint} (known: {', '.join(names)})"
+
+
+def _entry_points() -> dict[str, str]:
+    return {point.name: point.value for point in importlib.metadata.entry_points(group="harness.backends")}
+
+
+def _check_owner(module: str) -> None:
+    """Refuse to run with another distribution's `backends` or `exporters` in the place of ours."""
+    package = module.partition(".")[0]
+    if package not in OUR_PACKAGES:
+        return
+    ours = Path(__file__).resolve().parents[1] / package
+    found = Path(str(importlib.import_module(package).__file__)).resolve().parent
+    if found != ours:
+        raise HarnessError(
+            f"the package {package!r} of another distribution ({found}) hides ours ({ours}): "
+            "use an environment of its own for the harness"
+        )
