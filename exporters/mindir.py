@@ -1,0 +1,64 @@
+"""MindSpore cell → MINDIR, compared with the cell.
+
+The graph is compiled for batch 1 and again by the runtime for any other batch; a graph exported with a dynamic batch
+runs at half the speed (44 against 24 ms for ResNet-18 on two cores).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from exporters.agreement import agreement
+from exporters.errors import ExportError
+from exporters.runtime import mindspore as ms
+from harness import registry, storage
+from harness.artifact import Artifact, TensorSpec, Variant
+from harness.types import AnyArray, Float32
+
+ID = "mindir-fp32"
+
+
+def export(artifact: Artifact) -> Variant:
+    """Export the fitted network into the artifact folder and describe the new variant.
+
+    Raises:
+        ExportError: MindSpore refused the network.
+        ExportMismatch: the file does not agree with the cell.
+    """
+    cell, shape, outputs = registry.resolve("net", artifact.manifest.detector, registry.NETS)(artifact)
+    target = artifact.path / f"{ID}.mindir"
+    with TemporaryDirectory(dir=artifact.path, prefix=".export-") as folder:
+        made = Path(folder) / "model.mindir"
+        image = ms.Tensor(np.zeros((1, *shape), np.float32))
+        try:
+            ms.export(cell, image, file_name=str(made), file_format="MINDIR")
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ExportError(f"MindSpore cannot export this network to MINDIR: {error}") from error
+        graph = ms.nn.GraphCell(ms.load(str(made)))
+
+        def run(batch: Float32) -> dict[str, AnyArray]:
+            result = graph(ms.Tensor(batch))
+            tensors = result if isinstance(result, tuple) else (result,)
+            return {name: tensor.asnumpy() for name, tensor in zip(outputs, tensors, strict=True)}
+
+        difference = agreement(cell, run, shape=shape, outputs=outputs, what=f"{artifact.path.name}: MINDIR")
+        first = run(np.zeros((1, *shape), np.float32))
+        with storage.replacing(target) as temporary:
+            made.replace(temporary)
+    return Variant(
+        id=ID,
+        format="mindir",
+        precision="fp32",
+        input=TensorSpec(name="image", dtype="float32", shape=(None, *shape)),
+        input_stage="layout",
+        outputs=tuple(
+            TensorSpec(name=name, dtype=str(array.dtype), shape=(None, *array.shape[1:]))
+            for name, array in first.items()
+        ),
+        files={target.name: storage.sha256_of_file(target)},
+        agreement=difference,
+        software={"mindspore": ms.__version__},
+    )
