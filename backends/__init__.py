@@ -1,0 +1,1 @@
+"""Devices, one adapter per runtime; nothing here scores."""

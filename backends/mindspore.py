@@ -1,0 +1,120 @@
+"""MINDIR variants through MindSpore: one adapter, one row per device target."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from backends.base import DeviceReport
+from backends.errors import BackendError, DeviceMismatch
+from harness.artifact import Artifact, Variant
+from harness.errors import DISTRIBUTION, MissingExtra
+from harness.types import AnyArray
+
+_NONE: Mapping[str, float] = MappingProxyType({})
+
+_ENVIRONMENT = {
+    # MindSpore's generated protobuf code and a newer protobuf only agree in pure Python.
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python",
+    # oneDNN picks a reference convolution under AVX-512 in some builds, 20 to 300 times slower.
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "GLOG_v": "3",
+    "MS_OM_PATH": tempfile.gettempdir(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MindSpore:
+    """MINDIR variants on one device target of MindSpore."""
+
+    target: str
+    device: str
+    formats: tuple[str, ...] = ("mindir",)
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(_ENVIRONMENT))
+
+    def unavailable(self) -> str | None:
+        """Why this target cannot run here; `None` when it can."""
+        if importlib.util.find_spec("mindspore") is None:
+            return f"MindSpore is not installed: pip install '{DISTRIBUTION}[mindspore]'"
+        try:
+            self._runtime()
+        except DeviceMismatch as error:
+            return str(error)
+        return None
+
+    def open(self, artifact: Artifact, variant: Variant, *, threads: int) -> MindSporeSession:
+        """Open a MINDIR variant on this target.
+
+        MindSpore ignores its own thread settings on the CPU; the worker's core affinity is the limit, and recorded.
+
+        Raises:
+            BackendError: MindSpore cannot load the model.
+            DeviceMismatch: the target is not on this machine.
+            MissingExtra: MindSpore is not installed.
+        """
+        mindspore = self._runtime()
+        model = artifact.model_file(variant)
+        try:
+            graph = mindspore.nn.GraphCell(mindspore.load(str(model)))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise BackendError(f"{model}: MindSpore cannot load it: {error}") from error
+        affinity = sorted(os.sched_getaffinity(0))
+        report = DeviceReport(
+            device=self.device,
+            runtime={"mindspore": mindspore.__version__},
+            options={
+                "device_target": str(mindspore.get_context("device_target")),
+                "cores": ",".join(map(str, affinity)),
+                "threads_asked": str(threads),
+            },
+        )
+        return MindSporeSession(mindspore, graph, report, tuple(spec.name for spec in variant.outputs))
+
+    def _runtime(self) -> Any:
+        try:
+            import mindspore
+        except ImportError as error:
+            raise MissingExtra("MindSpore", "mindspore", needed_for=f"Running on {self.target}") from error
+        try:
+            mindspore.set_device(self.target)
+            mindspore.set_context(mode=mindspore.GRAPH_MODE)
+        except (RuntimeError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise DeviceMismatch(
+                f"MindSpore {mindspore.__version__} has no {self.target} target here ({first}): install MindSpore with "
+                "CANN on an Ascend host, see https://www.mindspore.cn/install/en"
+            ) from error
+        used = mindspore.get_context("device_target")
+        if used != self.target:
+            raise DeviceMismatch(f"asked MindSpore for {self.target}, it gave {used}")
+        return mindspore
+
+
+class MindSporeSession:
+    """One opened MINDIR graph; each new input shape compiles it once more."""
+
+    def __init__(self, mindspore: Any, graph: Any, report: DeviceReport, outputs: tuple[str, ...]) -> None:
+        self.report = report
+        self.device_ms = _NONE
+        self._tensor = mindspore.Tensor
+        self._graph = graph
+        self._outputs = outputs
+
+    def run(self, batch: AnyArray) -> dict[str, AnyArray]:
+        """Outputs by name, float32."""
+        result = self._graph(self._tensor(batch))
+        tensors = result if isinstance(result, tuple | list) else (result,)
+        return {name: tensor.asnumpy() for name, tensor in zip(self._outputs, tensors, strict=True)}
+
+    def close(self) -> None:
+        """Release the graph."""
+        self._graph = None
+
+
+cpu = MindSpore(target="CPU", device="cpu")
+ascend910 = MindSpore(target="Ascend", device="ascend:0")
