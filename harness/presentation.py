@@ -1,0 +1,43 @@
+"""What `bench` shows a person: one table per backend, the parity verdict, and where everything lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import tables
+from harness.record import Record
+
+if TYPE_CHECKING:
+    from harness.parity import ParityReport
+
+_COLOURS = {"passed": "bold green", "failed": "bold red", "not measured": "bold yellow"}
+
+
+def show(records: Sequence[Record], report: ParityReport | None, *, out: Path) -> None:
+    """Print tables, verdict and next steps on standard output."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for table in tables.tables(records):
+        console.print()
+        title, *rest = tables.render([table], "terminal").splitlines()
+        console.print(Text(title, style="bold"))
+        console.print(Text("\n".join(rest)))
+        if table.weights == "random":
+            console.print(
+                Text("backbone untrained: these figures show that the road works, not how good PaDiM is")
+            )
+    console.print()
+    if report is not None:
+        from harness import parity
+
+        *rest, last = parity.lines(report)
+        console.print(Text("\n".join(rest)))
+        console.print(Text(last, style=_COLOURS[report.verdict]))
+    console.print()
+    console.print(
+        Text(f"records and evidence: {out}   tables again: python -m harness tables --results {out}")
+    )

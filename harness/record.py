@@ -1,0 +1,227 @@
+"""Records: one JSON file per case, with the evidence it rests on beside it.
+
+A record is written whole, named by its case and a digest of everything that went in, so that a finished case is never
+run twice unless asked, and never overwritten by another. Undefined is absent with a reason; NaN cannot be written.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from harness import storage
+from harness.artifact import Thresholds, Weights
+from harness.errors import RecordError
+from harness.host import Host
+from harness.types import AnyArray, Bool, Case, Float32, UInt8
+
+SCHEMA = 1
+METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image_f1_max", "pixel_f1_max")
+STAGES = ("decode", "preprocess", "infer", "head", "infer_head", "total")
+"""`infer_head` is infer + head, which seed 001 reports; `total` is decode + preprocess + infer + head."""
+
+Status = Literal["measured", "failed", "skipped"]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Distribution(_Strict, frozen=True, kw_only=True):
+    """What the samples of one stage come to, in milliseconds per image."""
+
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+class ImageResult(_Strict, frozen=True, kw_only=True):
+    """One test image: what it is, what went in, what came out."""
+
+    name: str
+    label: int
+    score: float
+    stages: dict[str, str]
+    """Stage → SHA-256 of its array: `decode` pixels as stored, `frame` after resize and crop, `input` of the network."""
+
+
+class Data(_Strict, frozen=True, kw_only=True):
+    """The test images as a whole."""
+
+    fingerprint: str
+    """SHA-256 over names, labels and file contents of images and masks."""
+    good: int
+    defective: int
+    masks_cut: int
+    """Masks that lose defective pixels to the crop."""
+    masks_emptied: int
+    """Masks that lose all of them: the image still counts as defective, its map has no region to find."""
+
+
+class Device(_Strict, frozen=True, kw_only=True):
+    """What the session ran on, as the runtime reports it."""
+
+    device: str
+    runtime: dict[str, str]
+    options: dict[str, str]
+    simulated: bool
+
+
+class Evidence(_Strict, frozen=True, kw_only=True):
+    """The file of arrays beside the record."""
+
+    file: str
+    sha256: str
+
+
+class Record(_Strict, frozen=True, kw_only=True):
+    """One case and what it gave."""
+
+    schema: int
+    status: Status
+    reason: str | None = None
+    """Why it failed or was skipped; absent when measured."""
+    case: Case
+    inputs_sha256: str
+    """Digest of case, detector, model file and test data: equal inputs are not run again."""
+    detector_sha256: str
+    model_sha256: str
+    artifact_sha256: str
+    """Digest of the artifact's manifest, which holds the digests of all its files."""
+    weights: Weights
+    thresholds: Thresholds
+    host: Host
+    started: str
+    """UTC, ISO 8601."""
+    finished: str
+    device: Device | None = None
+    data: Data | None = None
+    images: tuple[ImageResult, ...] = ()
+    metrics: dict[str, float] = {}
+    f1_max_thresholds: dict[str, float] = {}
+    """Score at which an F1-max is attained: predict defective when score ≥ threshold."""
+    undefined: dict[str, str] = {}
+    """Metric → why it has no value."""
+    latency_ms: dict[str, Distribution] = {}
+    latency_samples_ms: dict[str, list[float]] = {}
+    """Stage → one value per image in the order of `images`; a batch's time is shared equally by its images."""
+    images_per_second: float | None = None
+    """Images over the sum of their `total` times."""
+    load_ms: float | None = None
+    """Opening the model on the device."""
+    first_inference_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceArrays:
+    """The arrays a record's numbers come from; axis 0 in the order of the record's `images`."""
+
+    maps: Float32
+    """(N, H, W) anomaly maps."""
+    masks: Bool
+    """(N, H, W) ground truth in the frame of the maps."""
+    frames: UInt8
+    """(N, H, W, 3) what the network saw, RGB, before scaling."""
+
+
+def file_name(case: Case, inputs_sha256: str) -> str:
+    """Readable and unique: the case, then the digest of its inputs."""
+    parts = (case.detector, case.backbone, case.category, case.backend, case.variant, inputs_sha256[:12])
+    return "_".join(re.sub(r"[^\w.-]+", "-", part) for part in parts) + ".json"
+
+
+def write(folder: Path, record: Record) -> Path:
+    """Write `record` into `folder`, whole; one that holds no measurement never takes the place of one that does."""
+    path = folder / file_name(record.case, record.inputs_sha256)
+    if record.status != "measured":
+        path = path.with_suffix(f".{record.status}.json")
+    storage.write_json(
+        path, {key: value for key, value in msgspec.to_builtins(record).items() if value is not None}
+    )
+    return path
+
+
+def write_evidence(folder: Path, case: Case, inputs_sha256: str, arrays: EvidenceArrays) -> Evidence:
+    """Write the arrays beside the record and describe the file."""
+    path = (folder / "evidence" / file_name(case, inputs_sha256)).with_suffix(".safetensors")
+    packed: dict[str, AnyArray] = {
+        "maps": arrays.maps,
+        "masks": np.packbits(arrays.masks, axis=-1),
+        "frames": arrays.frames,
+    }
+    with storage.replacing(path) as temporary:
+        safetensors.numpy.save_file(packed, temporary)
+        digest = storage.sha256_of_file(temporary)
+    return Evidence(file=f"evidence/{path.name}", sha256=digest)
+
+
+def read(path: Path) -> Record:
+    """Read one record strictly.
+
+    Raises:
+        RecordError: not JSON, another schema, unknown or missing keys, a wrong type; says where.
+    """
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+    except msgspec.DecodeError as error:
+        raise RecordError(f"{path}: not a record of this harness: {error}") from error
+    if record.schema != SCHEMA:
+        raise RecordError(f"{path}: schema {record.schema}, this harness reads {SCHEMA}; bench again")
+    return record
+
+
+def read_all(folder: Path) -> tuple[Record, ...]:
+    """All records of a results folder, by file name.
+
+    Raises:
+        RecordError: no folder, no record in it, or one that cannot be read.
+    """
+    paths = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+    if not paths:
+        raise RecordError(
+            f"{folder}: no records here; make some with: python -m harness bench --out {folder}"
+        )
+    return tuple(read(path) for path in paths)
+
+
+def latest(records: tuple[Record, ...]) -> tuple[Record, ...]:
+    """The newest record of every case (all of the case's fields equal); older ones are superseded."""
+    newest: dict[Case, Record] = {}
+    for record in sorted(records, key=lambda item: item.finished):
+        newest[record.case] = record
+    return tuple(sorted(newest.values(), key=lambda item: msgspec.structs.astuple(item.case)))
+
+
+def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:
+    """The record's arrays, checked against its digest; `None` when the record has none or the file is gone.
+
+    Raises:
+        RecordError: the file was altered, or its arrays do not fit the record.
+    """
+    if record.evidence is None:
+        return None
+    path = storage.inside(folder, record.evidence.file, RecordError)
+    if not path.is_file():
+        return None
+    if storage.sha256_of_file(path) != record.evidence.sha256:
+        raise RecordError(f"{path}: altered since the record was written; bench the case again")
+    try:
+        arrays: dict[str, AnyArray] = safetensors.numpy.load_file(path)
+        maps, masks, frames = (arrays[name] for name in ("maps", "masks", "frames"))
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise RecordError(f"{path}: not evidence of this harness ({error}); bench the case again") from error
+    if not len(maps) == len(masks) == len(frames) == len(record.images):
+        raise RecordError(f"{path}: {len(maps)} maps for {len(record.images)} images; bench the case again")
+    bits = np.unpackbits(masks, axis=-1, count=maps.shape[-1]).astype(np.bool_)
+    return EvidenceArrays(maps=maps, masks=bits, frames=frames)

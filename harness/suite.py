@@ -1,0 +1,169 @@
+"""Many cases: planned before the first one runs, measured one worker at a time, resumed where they were left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from harness import artifact, bench, datasets, record, registry, worker
+from harness.bench import Job
+from harness.errors import UsageError
+from harness.progress import progress
+from harness.record import Record
+from harness.types import Case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRequest:
+    """What is to be measured: every artifact's category on every backend."""
+
+    artifacts: tuple[Path, ...]
+    data: Path
+    """The folder that holds the categories."""
+    categories: tuple[str, ...]
+    """Empty: every category that has an artifact."""
+    backends: tuple[str, ...]
+    out: Path
+    variant: str | None = None
+    """Variant id; the backend's preferred format when not given."""
+    batch_size: int = 1
+    threads: int = 1
+    warmup: int = 3
+    mask_threshold: int = 127
+    timeout: float = 600.0
+    """Seconds without a sign of life after which a worker is killed."""
+    force: bool = False
+    """Measure finished cases again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Cases in the order they run, and the records of those that were measured before."""
+
+    jobs: tuple[Job, ...]
+    finished: tuple[Record, ...]
+
+
+class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error
+    """Ctrl-C: what is finished stays finished."""
+
+    def __init__(self, done: int, total: int) -> None:
+        super().__init__(
+            f"interrupted: {done} of {total} cases are measured and kept; the same command continues"
+        )
+
+
+def plan(request: BenchRequest) -> Plan:
+    """Find everything the cases need, so that what is missing is known before hours of work.
+
+    Raises:
+        ArtifactError: no artifact, or none of a format the backend opens.
+        DatasetError: a category that is missing or broken.
+        UsageError: an unknown backend or variant.
+    """
+    jobs: list[Job] = []
+    dataset = request.data.resolve().name
+    found = [item for path in request.artifacts for item in artifact.find(path, request.categories)]
+    loaded = {
+        item.manifest.category: datasets.load_category(request.data, item.manifest.category) for item in found
+    }
+    fingerprints = {name: datasets.fingerprint(category, "test") for name, category in loaded.items()}
+    for name in request.backends:
+        formats = registry.backend(name).formats
+        for item in found:
+            manifest = item.manifest
+            variant = (
+                item.variant(formats) if request.variant is None else _variant(item, request.variant, formats)
+            )
+            case = Case(
+                detector=manifest.detector,
+                backbone=manifest.backbone,
+                category=manifest.category,
+                backend=name,
+                variant=variant.id,
+                dataset=dataset,
+                batch_size=request.batch_size,
+                threads=request.threads,
+                warmup=request.warmup,
+                mask_threshold=request.mask_threshold,
+            )
+            jobs.append(
+                Job(
+                    case=case,
+                    artifact=item,
+                    variant=variant,
+                    category=loaded[manifest.category],
+                    fingerprint=fingerprints[manifest.category],
+                    out=request.out,
+                )
+            )
+    finished = [] if request.force else [job.finished() for job in jobs]
+    kept = tuple(item for item in finished if item is not None)
+    done = {item.inputs_sha256 for item in kept}
+    return Plan(jobs=tuple(job for job in jobs if job.inputs_sha256 not in done), finished=kept)
+
+
+def run(plan: Plan, *, timeout: float, report: Callable[[Record], None]) -> tuple[Record, ...]:
+    """Measure what is left of `plan`; a case that dies leaves a record that says how, and the others go on.
+
+    Args:
+        plan: From `plan`.
+        timeout: See `BenchRequest`.
+        report: Called with each record as it is made.
+
+    Returns:
+        All records of the plan, measured before or now.
+
+    Raises:
+        Interrupted: on Ctrl-C.
+    """
+    records = list(plan.finished)
+    for job in plan.jobs:
+        try:
+            made = _measure(job, timeout)
+        except KeyboardInterrupt:
+            raise Interrupted(len(records), len(plan.finished) + len(plan.jobs)) from None
+        records.append(made)
+        report(made)
+    return tuple(records)
+
+
+def _measure(job: Job, timeout: float) -> Record:
+    case = job.case
+    order = worker.Order(
+        backend=case.backend,
+        threads=case.threads,
+        artifact=str(job.artifact.path.resolve()),
+        variant=case.variant,
+        data=str(job.category.root.parent.resolve()),
+        case=msgspec.to_builtins(case),
+        fingerprint=job.fingerprint,
+        out=str(job.out.resolve()),
+    )
+    started = bench.now()
+    try:
+        with progress(f"{case.backend} {case.category}", len(job.category.test)) as advance:
+            return record.read(worker.start(order, advance=advance, timeout=timeout))
+    except worker.Failure as failure:
+        made = msgspec.structs.replace(
+            bench.blank(job, started),
+            status="skipped" if failure.skipped else "failed",
+            reason=str(failure),
+            finished=bench.now(),
+        )
+        record.write(job.out, made)
+        return made
+
+
+def _variant(found: artifact.Artifact, wanted: str, formats: Sequence[str]) -> artifact.Variant:
+    known = {variant.id: variant for variant in found.manifest.variants}
+    if wanted not in known:
+        raise UsageError(registry.unknown(f"variant of {found.path}", wanted, known))
+    if known[wanted].format not in formats:
+        raise UsageError(
+            f"--variant {wanted} is {known[wanted].format}; this backend opens {', '.join(formats)}"
+        )
+    return known[wanted]

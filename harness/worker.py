@@ -1,0 +1,224 @@
+"""Every case runs whole in a process of its own: what a runtime breaks, leaks or hangs is this case's alone.
+
+The parent starts `python -m harness.worker`, gives the job on standard input as JSON and reads events from standard
+output, one JSON document a line: `{"done": n}` for images scored, then `{"record": path}` or `{"error": …}`. Environment
+and core affinity are set before the runtime is imported; its own chatter goes to a log kept only when the case fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from harness import registry
+from harness.errors import HarnessError, Unavailable, UsageError
+
+LOG_LINES_SHOWN = 5
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a worker is told: a case, and where its things are."""
+
+    backend: str
+    threads: int
+    artifact: str
+    variant: str
+    data: str
+    case: dict[str, Any]
+    fingerprint: str
+    out: str
+
+
+class Failure(HarnessError):  # noqa: N818 - what a worker's end is called in its record
+    """A case that did not come to its end; `skipped` when the backend is not on this machine."""
+
+    def __init__(self, reason: str, *, skipped: bool = False) -> None:
+        super().__init__(reason)
+        self.skipped = skipped
+
+
+def start(order: Order, *, advance: Callable[[int], None], timeout: float) -> Path:
+    """Run a worker to its end and give the path of the record it wrote.
+
+    Args:
+        order: The case.
+        advance: Called with the number of images just scored.
+        timeout: Seconds without any sign of life after which the worker is killed.
+
+    Raises:
+        Failure: it died, hung, or says why it could not measure.
+    """
+    events = _Events(advance)
+    with tempfile.TemporaryFile() as log:
+        process = _spawn(["--case"], registry.backend(order.backend).environment, log)
+        try:
+            _send(process, order)
+            hung = _listen(process, events, timeout)
+        finally:
+            if process.poll() is None:
+                _end(process)
+        if events.error is not None:
+            raise events.error
+        if events.record is not None and process.returncode == 0:
+            return events.record
+        raise Failure(_obituary(process.returncode, hung=hung, timeout=timeout) + _tail(log))
+
+
+def probe(backend: str) -> str | None:
+    """Why `backend` cannot run on this machine, asked in a process of its own; `None` when it can."""
+    with tempfile.TemporaryFile() as log:
+        process = _spawn(["--probe", backend], registry.backend(backend).environment, log)
+        output, _ = process.communicate()
+        if process.returncode != 0:
+            return _obituary(process.returncode, hung=False, timeout=0) + _tail(log)
+    reason: str | None = json.loads(output.splitlines()[-1])["unavailable"]
+    return reason
+
+
+def _spawn(arguments: list[str], environment: Any, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness.worker", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env={**os.environ, **environment, "PYTHONPATH": path},
+        start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the worker in order
+    )
+
+
+def _send(process: subprocess.Popen[bytes], order: Order) -> None:
+    assert process.stdin is not None  # noqa: S101 - PIPE was asked for
+    with contextlib.suppress(BrokenPipeError):  # it died already; the exit status says how
+        process.stdin.write(msgspec.json.encode(order))
+        process.stdin.close()
+
+
+class _Events:
+    """What a worker has said so far."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+        self.record: Path | None = None
+        self.error: Failure | None = None
+
+    def take(self, line: bytes) -> None:
+        event = json.loads(line)
+        if "done" in event:
+            self._advance(event["done"])
+        elif "record" in event:
+            self.record = Path(event["record"])
+        elif "error" in event:
+            self.error = Failure(event["error"], skipped=event["skipped"])
+
+
+def _listen(process: subprocess.Popen[bytes], events: _Events, timeout: float) -> bool:
+    """Take events until the worker closes its output; whether it had to be killed for its silence."""
+    assert process.stdout is not None  # noqa: S101 - PIPE was asked for
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        pending, alive = b"", time.monotonic()
+        while True:
+            if selector.select(1.0):
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                if not data:
+                    process.wait()
+                    return False
+                alive = time.monotonic()
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    events.take(line)
+            elif time.monotonic() - alive > timeout:
+                _end(process)
+                return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the worker and whatever it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _obituary(code: int | None, *, hung: bool, timeout: float) -> str:
+    if hung:
+        return f"the worker gave no sign of life for {timeout:g} s and was killed (--timeout sets the limit)"
+    if code is not None and code < 0:
+        return f"the worker was killed by {signal.Signals(-code).name}"
+    return f"the worker ended with exit status {code} before its record was written"
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()[-LOG_LINES_SHOWN:]
+    return "; its last words: " + " | ".join(line.strip() for line in lines) if lines else ""
+
+
+# What follows runs in the worker.
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of the worker process."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # a runtime that prints must not be taken for an event
+    if arguments[:1] == ["--probe"]:
+        _say(events, unavailable=registry.backend(arguments[1]).unavailable())
+        return 0
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    try:
+        _say(events, record=str(_measure(order, events)))
+    except HarnessError as error:
+        _say(events, error=str(error), skipped=isinstance(error, Unavailable))
+    return 0
+
+
+def _measure(order: Order, events: IO[str]) -> Path:
+    from harness import host
+
+    try:
+        host.pin(order.threads)  # before any runtime starts its threads
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--threads {order.threads}: {error}") from error
+    os.environ["OMP_NUM_THREADS"] = str(order.threads)
+
+    from harness import artifact, bench, datasets, record
+    from harness.types import Case
+
+    found = artifact.read(Path(order.artifact))
+    variant = next(item for item in found.manifest.variants if item.id == order.variant)
+    case = msgspec.convert(order.case, Case)
+    job = bench.Job(
+        case=case,
+        artifact=found,
+        variant=variant,
+        category=datasets.load_category(Path(order.data), case.category),
+        fingerprint=order.fingerprint,
+        out=Path(order.out),
+    )
+    begin = time.perf_counter_ns()
+    session = registry.backend(order.backend).open(found, variant, threads=order.threads)
+    load_ms = (time.perf_counter_ns() - begin) / 1e6
+    bench.run(job, session, load_ms=load_ms, advance=lambda count: _say(events, done=count))
+    return job.out / record.file_name(case, job.inputs_sha256)
+
+
+def _say(events: IO[str], **event: Any) -> None:
+    events.write(json.dumps(event) + "\n")
+    events.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
