@@ -1,0 +1,187 @@
+"""Which records are compared with which, and what two records must share before anything is compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import record
+from harness.parity import levels
+from harness.parity.report import FLOAT32, PairReport, ParityReport, Tolerances, Verdict, overall
+from harness.parity.sides import Sides, named
+from harness.record import Record
+from harness.types import Case
+
+
+def parity(folder: Path, *, reference: str, records: Sequence[Record] | None = None) -> ParityReport:
+    """Compare every record of another backend with the reference backend's record of the same category.
+
+    Args:
+        folder: Results folder; evidence is read from it.
+        reference: Backend to be agreed with.
+        records: Those to compare; the newest of every case in `folder` when not given.
+
+    Raises:
+        RecordError: a record or its evidence cannot be read or was altered.
+    """
+    found = record.latest(record.read_all(folder) if records is None else tuple(records))
+    scopes: dict[str, list[Record]] = {}
+    for item in found:
+        scopes.setdefault(f"{item.case.detector} {item.case.backbone} on {item.case.dataset}", []).append(
+            item
+        )
+    reasons = [f"{scope}: {gap}" for scope, members in scopes.items() for gap in _gaps(members, reference)]
+    if not found:
+        reasons.append("there are no records")
+    pairs = tuple(pair for members in scopes.values() for pair in _pairs(folder, members, reference))
+    verdicts: list[Verdict] = [pair.verdict for pair in pairs]
+    if reasons:
+        verdicts.append("not measured")
+    return ParityReport(verdict=overall(verdicts), reference=reference, pairs=pairs, reasons=tuple(reasons))
+
+
+def compare(
+    folder: Path,
+    reference: Record,
+    other: Record,
+    *,
+    tolerances: Tolerances = FLOAT32,
+    notes: tuple[str, ...] = (),
+) -> PairReport:
+    """Compare two records of one detector on the same images; refused, with the reason, when they are not that.
+
+    Raises:
+        RecordError: the evidence of one was altered.
+    """
+    pair = PairReport(
+        verdict="not measured",
+        reference=reference.case,
+        other=other.case,
+        detector_sha256=reference.detector_sha256,
+        record_files=(
+            record.file_name(reference.case, reference.inputs_sha256),
+            record.file_name(other.case, other.inputs_sha256),
+        ),
+        tolerances=tolerances,
+        notes=notes,
+        simulated=tuple(
+            item.case.backend for item in (reference, other) if item.device and item.device.simulated
+        ),
+    )
+    reason = _refusal(reference, other)
+    if reason is not None:
+        return dataclasses.replace(pair, reason=reason)
+    sides = Sides(
+        records=(reference, other),
+        evidence=(record.read_evidence(folder, reference), record.read_evidence(folder, other)),
+        tolerances=tolerances,
+    )
+    flips = levels.flips(sides)
+    reports = (
+        levels.input_level(sides),
+        levels.score_level(sides),
+        levels.map_level(sides),
+        levels.decision_level(sides, flips),
+        levels.metric_level(sides),
+    )
+    return dataclasses.replace(
+        pair,
+        verdict=overall(level.verdict for level in reports),
+        good=sum(image.label == 0 for image in reference.images),
+        defective=sum(image.label == 1 for image in reference.images),
+        levels=reports,
+        flips=flips,
+        largest=levels.largest_differences(sides),
+    )
+
+
+def _gaps(members: Sequence[Record], reference: str) -> list[str]:
+    """What has no counterpart among the records of one detector on one data set."""
+    categories: dict[str, set[str]] = {}
+    for item in members:
+        categories.setdefault(item.case.backend, set()).add(item.case.category)
+    mine = categories.pop(reference, None)
+    if mine is None:
+        return [f"no record of the reference {reference} (there are: {', '.join(sorted(categories))})"]
+    if not categories:
+        return [f"only {reference} has records: nothing to compare with; bench another backend"]
+    return [
+        f"{having} has records of {', '.join(sorted(lost))} and {lacking} has none"
+        for backend, theirs in sorted(categories.items())
+        for having, lacking, lost in (
+            (reference, backend, mine - theirs),
+            (backend, reference, theirs - mine),
+        )
+        if lost
+    ]
+
+
+def _pairs(folder: Path, members: Sequence[Record], reference: str) -> list[PairReport]:
+    pairs = []
+    for other in members:
+        of_category = [item for item in members if item.case.category == other.case.category]
+        references = [item for item in of_category if item.case.backend == reference]
+        if other.case.backend != reference and references:
+            chosen, notes = _choose(references, other.case)
+            pairs.append(compare(folder, chosen, other, notes=notes))
+    return pairs
+
+
+def _choose(references: Sequence[Record], case: Case) -> tuple[Record, tuple[str, ...]]:
+    """The reference record of the same batch size and threads, else the newest; measured ones first."""
+    usable = [item for item in references if item.status == "measured"] or references
+    usable = [item for item in usable if item.case.mask_threshold == case.mask_threshold] or usable
+    wanted = (case.batch_size, case.threads)
+    same = [item for item in usable if (item.case.batch_size, item.case.threads) == wanted]
+    chosen = max(same or usable, key=lambda item: item.finished)
+    setting = f"{chosen.case.variant}, batch {chosen.case.batch_size}, {chosen.case.threads} threads"
+    if not same:
+        why = f"{chosen.case.backend} has no record of batch {case.batch_size} and {case.threads} threads"
+        return chosen, (f"{why}: its newest was taken ({setting})",)
+    if len(same) > 1:
+        return chosen, (
+            f"{chosen.case.backend} has {len(same)} such records: the newest was taken ({setting})",
+        )
+    return chosen, ()
+
+
+def _refusal(reference: Record, other: Record) -> str | None:
+    both = (reference, other)
+    unmeasured = [
+        f"{item.case.backend} {item.status}: {item.reason}" for item in both if item.status != "measured"
+    ]
+    if unmeasured:
+        return "; ".join(unmeasured)
+    if (reference.case, reference.inputs_sha256) == (other.case, other.inputs_sha256):
+        return f"a record would be compared with itself (inputs_sha256 {other.inputs_sha256[:12]})"
+    digests = " and ".join(item.detector_sha256[:12] for item in both)
+    if reference.detector_sha256 != other.detector_sha256:
+        return f"different detectors (detector_sha256 {digests}): bench both backends on one artifact"
+    if reference.thresholds != other.thresholds:
+        return f"different thresholds under one detector_sha256 ({digests}): a record was altered; bench both again"
+    if reference.case.mask_threshold != other.case.mask_threshold:
+        limits = " and ".join(str(item.case.mask_threshold) for item in both)
+        return f"different ground truth (mask threshold {limits}): bench both with one --mask-threshold"
+    return _why_images_differ(reference, other)
+
+
+def _why_images_differ(reference: Record, other: Record) -> str | None:
+    if reference.data is None or other.data is None or not reference.images or not other.images:
+        return "a record without test images: there is nothing to compare"
+    prints = f"fingerprints {reference.data.fingerprint[:12]} and {other.data.fingerprint[:12]}"
+    mine, theirs = ([image.name for image in item.images] for item in (reference, other))
+    counts = f"{len(mine)} and {len(theirs)} images, {prints}"
+    if not set(mine) & set(theirs):
+        return f"no test image in common ({counts}): bench both on one folder"
+    if mine != theirs:
+        alone = sorted(set(mine) ^ set(theirs))
+        what = f"only one side has {named(alone)}" if alone else "the same names in another order"
+        return f"different test images ({counts}): {what}; bench both on one folder"
+    images = zip(reference.images, other.images, strict=True)
+    relabelled = [one.name for one, two in images if one.label != two.label or one.label not in (0, 1)]
+    if relabelled:
+        return f"different or unknown labels ({prints}): {named(relabelled)}"
+    if reference.data.fingerprint != other.data.fingerprint:
+        return f"different test images under the same names ({prints}): bench both on one folder"
+    return None
