@@ -8,7 +8,7 @@ bit, `linear_exact` and `pyramid` do not.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import cv2
 import msgspec
@@ -21,8 +21,10 @@ from harness.types import AnyArray, Bool, Float32, UInt8
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Size = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 Interpolation = Literal["pyramid", "linear_exact", "linear", "nearest_exact", "area", "cubic", "lanczos4"]
-"""`pyramid` is bilinear and free of aliasing; the others are OpenCV's, which only `area` keeps free of it."""
+"""`pyramid` is bit-exact and as free of aliasing as `area`; the others are OpenCV's."""
 
 
 class _Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step"):
@@ -45,29 +47,29 @@ class Colour(_Step, tag="colour", frozen=True, kw_only=True):
 class Resize(_Step, tag="resize", frozen=True, kw_only=True):
     """uint8 → uint8 of exactly this size, whatever the aspect ratio."""
 
-    height: int
-    width: int
+    height: Size
+    width: Size
     interpolation: Interpolation
 
 
 class Crop(_Step, tag="crop", frozen=True, kw_only=True):
     """The centre of this size; the odd pixel is cut from the bottom and the right."""
 
-    height: int
-    width: int
+    height: Size
+    width: Size
 
 
 class Scale(_Step, tag="scale", frozen=True, kw_only=True):
     """uint8 → float32, divided by `divisor`."""
 
-    divisor: float
+    divisor: Positive
 
 
 class Normalise(_Step, tag="normalise", frozen=True, kw_only=True):
     """(x − mean) / std per channel, in float32."""
 
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
 
 
 class Layout(_Step, tag="layout", frozen=True, kw_only=True):
@@ -101,10 +103,10 @@ def standard_steps(resize: int, crop: int) -> tuple[Step, ...]:
 def _resized(image: AnyArray, step: Resize) -> AnyArray:
     """Resize to the step's size, whatever the aspect ratio.
 
-    `pyramid` goes by `INTER_LINEAR_EXACT` to the largest size that is the target times powers of two and not above the
+    `pyramid` goes by `INTER_LINEAR_EXACT` to the smallest size that is the target times powers of two and not below the
     source, then halves: at exactly one half, bilinear interpolation is the mean of 2 × 2 pixels. Every step is integer
-    arithmetic, so the result is the same on every processor, and no source pixel is skipped as plain bilinear does
-    when it shrinks by more than two.
+    arithmetic, so the result is the same on every processor; no step shrinks by another factor than two, so none
+    aliases. Where the image does not shrink it is plain `INTER_LINEAR_EXACT`.
     """
     if step.interpolation != "pyramid":
         flag = int(getattr(cv2, f"INTER_{step.interpolation.upper()}"))
@@ -121,14 +123,16 @@ def _resized(image: AnyArray, step: Resize) -> AnyArray:
 
 
 def _doubled(target: int, source: int) -> int:
-    """The largest target · 2^k that is not above `source`; `target` where the image grows."""
-    while target * 2 <= source:
+    """The smallest target · 2^k that is not below `source`."""
+    while target < source:
         target *= 2
     return target
 
 
 def _centre(image: AnyArray, crop: Crop) -> AnyArray:
     top, left = (image.shape[0] - crop.height) // 2, (image.shape[1] - crop.width) // 2
+    if min(top, left) < 0:
+        raise ArtifactError(f"crop {crop.height} x {crop.width} does not fit into {image.shape[:2]} pixels")
     return image[top : top + crop.height, left : left + crop.width]
 
 
@@ -144,6 +148,10 @@ class Preprocessor:
         if until not in stages or stages != sorted(stages, key=list(_ORDER).index):
             raise ArtifactError(
                 f"preprocessing steps {stages} (until {until!r}): expected in the order {_ORDER}"
+            )
+        if any(isinstance(step, Colour | Resize | Crop) for step in steps[stages.index(until) + 1 :]):
+            raise ArtifactError(
+                f"until {until!r}: colour, resize and crop are the host's, no graph does them"
             )
         self._geometry = [step for step in steps if isinstance(step, Resize | Crop)]
         self._order = next((step.order for step in steps if isinstance(step, Colour)), "BGR")
