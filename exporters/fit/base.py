@@ -34,9 +34,18 @@ class Learner(Protocol):
     """One per detector, named in `harness.registry.LEARNERS`."""
 
     def __call__(
-        self, request: FitRequest, weights: Mapping[str, Float32], images: Images, advance: Advance
+        self,
+        request: FitRequest,
+        weights: Mapping[str, Float32],
+        images: Images,
+        unseen: Images,
+        advance: Advance,
     ) -> Learnt:
-        """Learn from `images`, calling `advance` with the number of images done."""
+        """Learn from `images`, calling `advance` with the number of images done.
+
+        `unseen` are the good images held out for the thresholds: nothing is learnt from them, but numerical choices may
+        be checked on them.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

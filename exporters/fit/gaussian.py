@@ -85,6 +85,8 @@ class Factors:
     """Covariance factors of all positions as `harness.heads.padim` reads them."""
 
     form: str
+    loss: float
+    """Relative error of a distance that the subtraction of the `complement` form brings, or would have brought."""
     order: NDArray[np.int32]
     """(P,), positions by falling number of rows."""
     blocks: list[Float32]
@@ -93,12 +95,19 @@ class Factors:
 
 
 def factorise(
-    accumulator: GaussianAccumulator, *, epsilon: float, tolerance: float, block_rows: int, threads: int
+    accumulator: GaussianAccumulator,
+    unseen: Float32,
+    *,
+    epsilon: float,
+    tolerance: float,
+    block_rows: int,
+    threads: int,
 ) -> Factors:
     """Factor every position's Σ = S + ε·I with S the unbiased covariance.
 
     Args:
         accumulator: All embeddings; emptied.
+        unseen: Embeddings (M, d, P) of good images that were not accumulated, to judge the numerical loss on.
         epsilon: ε.
         tolerance: Bound on the relative error of a distance from directions left out. Leaving out an eigenvalue λ of S
             changes dist² by at most the factor 1 + λ/ε, so λ ≤ 2·tolerance·ε may go.
@@ -107,12 +116,12 @@ def factorise(
 
     Returns:
         The `complement` form, of at most min(N − 1, d) rows per position, unless its subtraction would lose more than
-        `tolerance` in float32 at the typical distance; then the `inverse` form, of d rows.
+        `tolerance` in float32 on a typical unseen image; then the `inverse` form, of d rows.
     """
     chunks = accumulator.rows()
     scale = 1.0 / (accumulator.count - 1)
-    sample = np.concatenate([_spectra(rows[::8], scale)[0] for rows in chunks[::4]])
-    form = "inverse" if _loss(sample, epsilon) > tolerance else "complement"
+    loss = _loss(accumulator, chunks, unseen, epsilon)
+    form = "inverse" if loss > tolerance else "complement"
     cut = 2 * tolerance * epsilon if form == "complement" else None
     chunks.reverse()  # so that each chunk is freed as soon as its factors exist
     with ThreadPoolExecutor(threads) as pool:
@@ -121,7 +130,7 @@ def factorise(
         factors = [factor for part in parts for factor in part]
     rows = np.array([len(factor) for factor in factors])
     order = np.argsort(-rows, kind="stable").astype(np.int32)
-    return Factors(form=form, order=order, blocks=_blocks(factors, order, block_rows), rows=rows)
+    return Factors(form=form, loss=loss, order=order, blocks=_blocks(factors, order, block_rows), rows=rows)
 
 
 def _spectra(rows: Float32, scale: float) -> tuple[Float64, Float64]:
@@ -137,14 +146,20 @@ def _spectra(rows: Float32, scale: float) -> tuple[Float64, Float64]:
     return values, np.divide(vectors, norms, where=norms > 0, out=np.zeros_like(vectors))
 
 
-def _loss(values: Float64, epsilon: float) -> float:
-    """Relative error of the complement's subtraction for a typical good image.
+def _loss(accumulator: GaussianAccumulator, chunks: list[Float32], unseen: Float32, epsilon: float) -> float:
+    """Relative error of an unseen image's distance from the complement's subtraction in float32.
 
-    Half a unit in the last place of ‖δ‖²/ε over the expected dist², the median over positions.
+    Half a unit in the last place of ‖δ‖²/ε over 2·dist², the median over images and a thirty-second of the positions.
     """
-    unit = np.finfo(np.float32).eps / 2
-    ratios = values.sum(1) / epsilon / (values / (values + epsilon)).sum(1).clip(1)
-    return float(unit * np.median(ratios))
+    scale = 1.0 / (accumulator.count - 1)
+    ratios = []
+    for rows, (start, stop) in [*zip(chunks, accumulator.chunks, strict=True)][::4]:
+        values, vectors = _spectra(rows[::8], scale)
+        delta = unseen[:, :, start:stop:8].transpose(2, 1, 0) - accumulator.mean[start:stop:8, :, None]
+        norm = np.sum(delta**2, axis=1)
+        inside = np.matmul(vectors, delta) ** 2 * (values / (values + epsilon))[:, :, None]
+        ratios.append(norm / np.maximum(norm - inside.sum(axis=1), np.finfo(np.float64).tiny))
+    return float(np.finfo(np.float32).eps / 4 * np.median(np.concatenate(ratios)))
 
 
 def _trapezoids(values: Float64, vectors: Float64, epsilon: float, cut: float | None) -> list[Float32]:
@@ -162,10 +177,12 @@ def _trapezoids(values: Float64, vectors: Float64, epsilon: float, cut: float | 
 
 
 def _completed(vectors: Float64, values: Float64) -> Float64:
-    """Eigenvectors (m, d) completed to an orthonormal basis (d, d)."""
+    """Eigenvectors (m, d) completed to an orthonormal basis (d, d).
+
+    Where images repeat, an eigenvector of no more than rounding may point anywhere, so that the basis is all Q.
+    """
     real = int((values > 0).sum())
     basis, _ = np.linalg.qr(vectors[:real].T, mode="complete")
-    basis[:, :real] = vectors[:real].T
     return np.asarray(basis.T)
 
 

@@ -47,14 +47,13 @@ def fit(request: FitRequest) -> tuple[Artifact, bool]:
         return earlier, False
     kept, held_out = hold_out(request.category, request.seed)
     preprocessor = Preprocessor(steps)
+    images, unseen = (Images(samples=samples, preprocessor=preprocessor) for samples in (kept, held_out))
     label = f"fit {request.detector} {request.category.name}"
     started = time.perf_counter()
     with progress(label, len(kept)) as advance:
         learner = registry.resolve("detector", request.detector, registry.LEARNERS)
-        learnt: Learnt = learner(
-            request, parameters, Images(samples=kept, preprocessor=preprocessor), advance
-        )
-    thresholds = _thresholds(learnt, Images(samples=held_out, preprocessor=preprocessor))
+        learnt: Learnt = learner(request, parameters, images, unseen, advance)
+    thresholds = _thresholds(learnt, unseen)
     manifest = Manifest(
         schema=artifact.SCHEMA,
         detector=request.detector,

@@ -59,7 +59,9 @@ def choose_channels(backbone: str, count: int, *, seed: int, draw: str) -> list[
     return chosen
 
 
-def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, advance: Advance) -> Learnt:
+def learn(
+    request: FitRequest, weights: Mapping[str, Float32], images: Images, unseen: Images, advance: Advance
+) -> Learnt:
     """Fit the Gaussians of all positions."""
     if request.crop % 16:
         raise UsageError(
@@ -80,8 +82,14 @@ def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, a
         for embedding in run(batch)[OUTPUT][:real]:
             gaussians.add(embedding.reshape(count, -1))
         advance(real)
+    probe, real = next(unseen.batches())
     factors = factorise(
-        gaussians, epsilon=EPSILON, tolerance=TOLERANCE, block_rows=BLOCK_ROWS, threads=host.usable_cores()
+        gaussians,
+        run(probe)[OUTPUT][:real].reshape(real, count, -1),
+        epsilon=EPSILON,
+        tolerance=TOLERANCE,
+        block_rows=BLOCK_ROWS,
+        threads=host.usable_cores(),
     )
     parameters = {"epsilon": EPSILON, "form": factors.form, "grid": [side, side], "sigma": SIGMA}
     return Learnt(
@@ -109,6 +117,7 @@ def _report(factors: Factors, draw: str, count: int) -> dict[str, object]:
         "covariance_form": factors.form,
         "covariance_rows": {name: int(getattr(factors.rows, name)()) for name in ("min", "max")}
         | {"mean": round(float(factors.rows.mean()), 1)},
+        "subtraction_relative_error": factors.loss,
         "dropped_directions_relative_error": TOLERANCE if factors.form == "complement" else 0.0,
         "state_bytes": int(sum(block.nbytes for block in factors.blocks)),
     }

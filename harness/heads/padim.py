@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.types import AnyArray, Float32, Scores
 
@@ -47,19 +48,23 @@ class PadimHead:
     def __call__(self, batch: AnyArray, outputs: Mapping[str, AnyArray]) -> Scores:
         """Maps (N, H, W) and scores (N,), both float32, in units of Mahalanobis distance."""
         del batch  # PaDiM scores features alone
+        if OUTPUT not in outputs:
+            raise ValueError(
+                f"PaDiM scores the output {OUTPUT!r}; the net gave {', '.join(sorted(outputs)) or 'none'}"
+            )
         distances = self.distances(outputs[OUTPUT])
         maps = np.matmul(np.matmul(self._rows, distances), self._columns.T)
         return Scores(maps=maps, images=maps.max(axis=(1, 2)))
 
     def distances(self, embedding: Float32) -> Float32:
         """Mahalanobis distances (N, h, w) of embeddings (N, d, h, w)."""
-        count, dimension = embedding.shape[:2]
-        if embedding.shape[1:] != (self._mean.shape[1], *self._grid):
-            expected = (self._mean.shape[1], *self._grid)
+        expected = (self._mean.shape[1], *self._grid)
+        if embedding.shape[1:] != expected:
             raise ValueError(
                 f"{OUTPUT} has shape {embedding.shape}, expected (N, {', '.join(map(str, expected))})"
             )
-        flat = embedding.reshape(count, dimension, -1)
+        count = len(embedding)
+        flat = embedding.reshape(count, expected[0], -1)
         squared = np.empty((count, len(self._order)), np.float32)
 
         def work(span: tuple[int, int]) -> None:
@@ -76,20 +81,26 @@ class PadimHead:
         """Squared distances (N, stop − start) of the sorted positions [start, stop)."""
         chosen = flat[:, :, self._order[start:stop]]
         delta = np.ascontiguousarray(chosen.transpose(2, 1, 0)) - self._mean[start:stop, :, None]
-        norm = np.zeros((stop - start, flat.shape[0]), np.float32)
+        squared = np.zeros((stop - start, flat.shape[0]))
         column = 0
         for block in self._blocks:
             part = block[start:stop]
             if not len(part):
                 break
-            projected = np.matmul(part, delta[: len(part), column:])
-            norm[: len(part)] += np.einsum("pbn,pbn->pn", projected, projected)
+            squared[: len(part)] += _squared_norms(np.matmul(part, delta[: len(part), column:]))
             column += block.shape[1]
-        if not self._complement:
-            return norm.T
-        rest = np.einsum("pdn,pdn->pn", delta, delta) - norm
-        squared: Float32 = np.maximum(rest, 0.0) / np.float32(self._epsilon)
-        return squared.T
+        if self._complement:
+            squared = np.maximum(_squared_norms(delta) - squared, 0.0) / self._epsilon
+        return squared.T.astype(np.float32)
+
+
+def _squared_norms(vectors: Float32) -> NDArray[np.float64]:
+    """Squared norms (P, N) of vectors (P, d, N): sums of 32 products in float32, those sums in float64."""
+    total = np.zeros((vectors.shape[0], vectors.shape[2]))
+    for start in range(0, vectors.shape[1], 32):
+        part = vectors[:, start : start + 32]
+        total += np.einsum("pdn,pdn->pn", part, part)
+    return total
 
 
 def _balanced_ranges(blocks: list[AnyArray], positions: int, parts: int) -> list[tuple[int, int]]:
