@@ -11,9 +11,10 @@ import fcntl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -54,7 +55,7 @@ class Variant(_Strict, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
     contains: tuple[str, ...] = ()
     """What of preprocessing and head the graph already holds."""
-    files: dict[str, str]
+    files: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
     """File name in the artifact folder → SHA-256; the first is the model."""
     agreement: dict[str, float]
     """Largest difference from the MindSpore cell at export, relative to the cell's largest value, per batch size."""
@@ -151,6 +152,8 @@ class Artifact:
 
     path: Path
     manifest: Manifest
+    sha256: str
+    """Digest of the manifest file, which holds the digests of all the others."""
 
     def state(self) -> dict[str, AnyArray]:
         """Fitted arrays, checked against the manifest's digest."""
@@ -204,17 +207,14 @@ def read(path: Path) -> Artifact:
     file = path / MANIFEST
     if not file.is_file():
         raise ArtifactError(f"{path}: not an artifact (no {MANIFEST}); make one with: python -m harness fit")
-    try:
-        manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
-    except msgspec.DecodeError as error:
-        raise ArtifactError(f"{file}: {error}") from error
-    if manifest.schema != SCHEMA:
-        raise ArtifactError(f"{file}: schema {manifest.schema}, this harness reads {SCHEMA}; fit again")
+    manifest = storage.read_json(
+        file, Manifest, schema=SCHEMA, error=ArtifactError, remedy="fit the detector again"
+    )
     if detector_digest(manifest) != manifest.detector_sha256:
         raise ArtifactError(
             f"{file}: detector_sha256 does not match its contents (edited?); fit the detector again"
         )
-    return Artifact(path=path, manifest=manifest)
+    return Artifact(path=path, manifest=manifest, sha256=storage.sha256_of_file(file))
 
 
 def find(path: Path, categories: tuple[str, ...]) -> tuple[Artifact, ...]:
@@ -239,13 +239,20 @@ def find(path: Path, categories: tuple[str, ...]) -> tuple[Artifact, ...]:
     missing = [name for name in categories if name not in there]
     if missing:
         raise ArtifactError(f"{path}: no artifact for {', '.join(missing)} (there are: {', '.join(there)})")
-    return tuple(read(path / name) for name in categories or there)
+    found = tuple(read(path / name) for name in categories or there)
+    for name, artifact in zip(categories, found, strict=False):
+        if artifact.manifest.category != name:
+            raise ArtifactError(f"{artifact.path}: fitted on {artifact.manifest.category!r}, not on {name!r}")
+    return found
 
 
 def write_arrays(path: Path, arrays: Mapping[str, AnyArray]) -> None:
     """Write named arrays as safetensors, whole or not at all."""
     with storage.replacing(path) as temporary:
-        safetensors.numpy.save_file(dict(arrays), temporary)
+        # safetensors writes the memory as it lies: a transposed view would come back scrambled.
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary
+        )
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

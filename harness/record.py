@@ -170,15 +170,9 @@ def read(path: Path) -> Record:
     """Read one record strictly.
 
     Raises:
-        RecordError: not JSON, another schema, unknown or missing keys, a wrong type; says where.
+        RecordError: no file, not JSON, another schema, unknown or missing keys, a wrong type; says where.
     """
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=Record)
-    except msgspec.DecodeError as error:
-        raise RecordError(f"{path}: not a record of this harness: {error}") from error
-    if record.schema != SCHEMA:
-        raise RecordError(f"{path}: schema {record.schema}, this harness reads {SCHEMA}; bench again")
-    return record
+    return storage.read_json(path, Record, schema=SCHEMA, error=RecordError, remedy="bench the case again")
 
 
 def read_all(folder: Path) -> tuple[Record, ...]:
@@ -221,7 +215,17 @@ def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:
         maps, masks, frames = (arrays[name] for name in ("maps", "masks", "frames"))
     except (safetensors.SafetensorError, KeyError) as error:
         raise RecordError(f"{path}: not evidence of this harness ({error}); bench the case again") from error
-    if not len(maps) == len(masks) == len(frames) == len(record.images):
-        raise RecordError(f"{path}: {len(maps)} maps for {len(record.images)} images; bench the case again")
+    found = [(array.dtype.name, *array.shape) for array in (maps, masks, frames)]
+    count, height, width = (len(record.images), *frames.shape[1:3]) if frames.ndim == 4 else (0, 0, 0)
+    expected = [
+        ("float32", count, height, width),
+        ("uint8", count, height, -(-width // 8)),
+        ("uint8", count, height, width, 3),
+    ]
+    if found != expected:
+        raise RecordError(
+            f"{path}: maps, masks and frames are {found}, which do not fit {len(record.images)} images; "
+            "bench the case again"
+        )
     bits = np.unpackbits(masks, axis=-1, count=maps.shape[-1]).astype(np.bool_)
     return EvidenceArrays(maps=maps, masks=bits, frames=frames)

@@ -9,12 +9,19 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from harness.errors import HarnessError
 from harness.types import AnyArray
+
+T = TypeVar("T")
+
+
+class _Versioned(msgspec.Struct):
+    schema: int
 
 
 @contextlib.contextmanager
@@ -42,6 +49,19 @@ def write_json(path: Path, document: Any) -> None:
     """Write `document` as readable JSON; NaN and infinities raise `ValueError`."""
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path, kind: type[T], *, schema: int, error: type[HarnessError], remedy: str) -> T:
+    """Read a JSON document of `kind` strictly; `error` says where it is wrong and then the `remedy`."""
+    name = kind.__name__.lower()
+    try:
+        data = path.read_bytes()
+        found = msgspec.json.decode(data, type=_Versioned).schema
+        if found != schema:
+            raise error(f"{path}: schema {found}, this harness reads {schema}; {remedy}")
+        return msgspec.json.decode(data, type=kind)
+    except (OSError, UnicodeDecodeError, RecursionError, msgspec.DecodeError) as problem:
+        raise error(f"{path}: not a {name} of this harness: {problem}; {remedy}") from problem
 
 
 def sha256_of_file(path: Path) -> str:
@@ -74,6 +94,10 @@ def sha256_of_json(document: Any) -> str:
 def inside(folder: Path, name: str, error: type[HarnessError]) -> Path:
     """`folder / name`, or `error` when that would leave `folder` (absolute, `..`, or through a link)."""
     path = folder / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    if (
+        "\0" in name
+        or Path(name).is_absolute()
+        or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    ):
         raise error(f"{name!r} leaves its folder {folder}: files are only read below it")
     return path
