@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+
 from harness.record import Record
+from harness.types import Case
 
 Format = Literal["terminal", "md", "csv", "json"]
 
@@ -39,6 +42,8 @@ class Table:
     variant: str
     batch_size: int
     threads: int
+    warmup: int
+    mask_threshold: int
     stage: str
     """Which stage the latencies are of."""
     weights: str
@@ -63,26 +68,26 @@ class Table:
 
     @property
     def setting(self) -> str:
-        """Under which settings."""
-        device = f"device {self.device}, " if self.device else ""
-        return f"{device}batch {self.batch_size}, {self.threads} threads, latency of stage {self.stage} per image"
+        """Under which settings; warm-up and mask threshold where they are not the usual ones."""
+        device = f"device {self.device} · " if self.device else ""
+        stages = {"total": "decode + preprocess + infer + head", "infer_head": "infer + head"}
+        usual = {field.name: field.default for field in msgspec.structs.fields(Case)}
+        unusual = "".join(
+            f" · {name.replace('_', ' ')} {getattr(self, name)}"
+            for name in ("warmup", "mask_threshold")
+            if getattr(self, name) != usual[name]
+        )
+        return (
+            f"{device}batch {self.batch_size} · {self.threads} threads · "
+            f"ms per image for {stages.get(self.stage, self.stage)}{unusual}"
+        )
 
 
 def tables(records: Iterable[Record], *, stage: str = "total") -> tuple[Table, ...]:
     """Group records into tables; `stage` is one of `harness.record.STAGES`."""
-    groups: dict[tuple[Any, ...], list[Record]] = {}
+    groups: dict[Case, list[Record]] = {}
     for item in records:
-        case = item.case
-        key = (
-            case.detector,
-            case.backbone,
-            case.dataset,
-            case.backend,
-            case.variant,
-            case.batch_size,
-            case.threads,
-        )
-        groups.setdefault(key, []).append(item)
+        groups.setdefault(msgspec.structs.replace(item.case, category=""), []).append(item)
     return tuple(_table(group, stage) for group in groups.values())
 
 
@@ -97,6 +102,8 @@ def _table(group: Sequence[Record], stage: str) -> Table:
         variant=case.variant,
         batch_size=case.batch_size,
         threads=case.threads,
+        warmup=case.warmup,
+        mask_threshold=case.mask_threshold,
         stage=stage,
         weights=", ".join(sorted({item.weights.source for item in group})),
         device=", ".join(sorted(devices)) or None,
@@ -115,7 +122,7 @@ def _row(item: Record, stage: str) -> Row:
     reasons += [f"{METRICS.get(name, name)} undefined: {why}" for name, why in item.undefined.items()]
     if item.data and item.data.masks_cut:
         reasons.append(
-            f"the crop cuts {item.data.masks_cut} masks and empties {item.data.masks_emptied} of them"
+            f"the crop cuts {item.data.masks_cut} of {item.data.defective} masks and empties {item.data.masks_emptied}"
         )
     return Row(
         category=item.case.category, status=item.status, values=values, note="; ".join(reasons) or None
@@ -128,7 +135,7 @@ def render(found: Sequence[Table], kind: Format) -> str:
         return json.dumps(document(found), indent=1, ensure_ascii=False, allow_nan=False)
     if kind == "csv":
         return _csv(found)
-    return "\n\n".join(_text(table, "rounded_outline" if kind == "terminal" else "github") for table in found)
+    return "\n\n".join(_text(table, "rounded_outline" if kind == "terminal" else "pipe") for table in found)
 
 
 def document(found: Sequence[Table]) -> dict[str, Any]:
@@ -154,20 +161,28 @@ def _text(table: Table, style: str) -> str:
     marks = {
         row.category: index for index, row in enumerate((row for row in table.rows if row.note), start=1)
     }
-    body = [[_marked(row, marks), *_cells(row.values)] for row in table.rows]
-    means = table.means()
-    counts = sorted({count for _, count in means.values()})
-    over = "/".join(map(str, counts)) or "0"
-    label = f"mean of {over}" if counts == [len(table.rows)] else f"mean of {over} (of {len(table.rows)})"
-    body.append([label, *_cells({name: value for name, (value, _) in means.items()})])
+    markdown = style == "pipe"
+    body = [[_marked(row, marks, markdown=markdown), *_cells(row.values)] for row in table.rows]
+    body.append(_mean(table))
     header = ["category", *METRICS.values(), *LATENCIES.values(), "images/s"]
-    bold = "**" if style == "github" else ""
+    bold = "**" if markdown else ""
     text = tabulate(body, header, tablefmt=style, disable_numparse=True, colalign=("left", *["right"] * 7))
-    if style != "github":
+    if not markdown:
         text = _ruled(text)
     notes = [f"[{marks[row.category]}] {row.category}: {row.note}" for row in table.rows if row.note]
-    gap = "\n\n" if style == "github" else "\n"
+    gap = "\n\n" if markdown else "\n"
     return gap.join([f"{bold}{table.title}{bold}", table.setting, text, *notes])
+
+
+def _mean(table: Table) -> list[str]:
+    """The mean row; a value over fewer categories than the others says over how many."""
+    means = table.means()
+    most = max((count for _, count in means.values()), default=0)
+    label = f"mean of {most}" if most == len(table.rows) else f"mean of {most} (of {len(table.rows)})"
+    cells = _cells({name: value for name, (value, _) in means.items()})
+    counts = [means.get(name, (0, most))[1] for name in (*METRICS, *LATENCIES, "images_per_second")]
+    fewer = [f" (of {count})" if count < most else "" for count in counts]
+    return [label, *(cell + mark for cell, mark in zip(cells, fewer, strict=True))]
 
 
 def _ruled(text: str) -> str:
@@ -179,8 +194,9 @@ def _ruled(text: str) -> str:
     return "\n".join(lines)
 
 
-def _marked(row: Row, marks: dict[str, int]) -> str:
-    return f"{row.category} [{marks[row.category]}]" if row.note else row.category
+def _marked(row: Row, marks: dict[str, int], *, markdown: bool) -> str:
+    category = row.category.replace("|", "\\|") if markdown else row.category
+    return f"{category} [{marks[row.category]}]" if row.note else category
 
 
 def _cells(values: dict[str, float]) -> list[str]:

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import msgspec
+import pytest
+
+from harness import tables
+from harness.record import Data, Device, Distribution, Record
+from tests.harness.records import Results, outputs
+
+TOTAL = Distribution(mean=9, p50=10.04, p90=12, p95=15, p99=20.26)
+INFER = Distribution(mean=4, p50=4, p90=5, p95=6, p99=7)
+
+
+@pytest.fixture
+def records(results: Results) -> tuple[Record, ...]:
+    """One measured with masks cut by the crop, one with an undefined metric, one failed; not sorted."""
+    device = Device(device="Ascend910", runtime={}, options={}, simulated=True)
+    data = Data(fingerprint="f", good=4, defective=4, masks_cut=0, masks_emptied=0)
+    blank = {
+        "device": device,
+        "data": data,
+        "metrics": {},
+        "undefined": {},
+        "latency_ms": {"total": TOTAL, "infer": INFER},
+        "images_per_second": 100.0,
+    }
+    cut = blank | {
+        "data": msgspec.structs.replace(data, masks_cut=3, masks_emptied=1),
+        "metrics": {"image_auroc": 1.0, "pixel_auroc": 0.98765, "aupro": 0.9, "image_ap": 0.5},
+    }
+    undefined = blank | {
+        "metrics": {"image_auroc": 0.5, "pixel_auroc": 0.5},
+        "undefined": {"aupro": "no defective pixel"},
+    }
+    failed = blank | {
+        "status": "failed",
+        "reason": "killed by SIGKILL",
+        "device": None,
+        "data": None,
+        "latency_ms": {},
+        "images_per_second": None,
+    }
+    given = {"screw": failed, "bottle": cut, "metal|nut": undefined}
+    return tuple(
+        results.add("ascend910", outputs(), case={"category": name, "batch_size": 2}, **changes)
+        for name, changes in given.items()
+    )
+
+
+TERMINAL = """\
+padim resnet18 on mvtec · ascend910 (SIMULATED, not hardware) · onnx-fp32
+device Ascend910 · batch 2 · 1 threads · ms per image for decode + preprocess + infer + head
+╭──────────────────┬───────────────┬───────────────┬───────────────┬──────────┬──────────┬──────────┬────────────╮
+│ category         │   image AUROC │   pixel AUROC │         AUPRO │   p50 ms │   p90 ms │   p99 ms │   images/s │
+├──────────────────┼───────────────┼───────────────┼───────────────┼──────────┼──────────┼──────────┼────────────┤
+│ bottle [1]       │        1.0000 │        0.9877 │        0.9000 │     10.0 │     12.0 │     20.3 │      100.0 │
+│ metal|nut [2]    │        0.5000 │        0.5000 │             – │     10.0 │     12.0 │     20.3 │      100.0 │
+│ screw [3]        │             – │             – │             – │        – │        – │        – │          – │
+├──────────────────┼───────────────┼───────────────┼───────────────┼──────────┼──────────┼──────────┼────────────┤
+│ mean of 2 (of 3) │        0.7500 │        0.7438 │ 0.9000 (of 1) │     10.0 │     12.0 │     20.3 │      100.0 │
+╰──────────────────┴───────────────┴───────────────┴───────────────┴──────────┴──────────┴──────────┴────────────╯
+[1] bottle: the crop cuts 3 of 4 masks and empties 1
+[2] metal|nut: AUPRO undefined: no defective pixel
+[3] screw: failed: killed by SIGKILL"""
+
+MARKDOWN = """\
+**padim resnet18 on mvtec · ascend910 (SIMULATED, not hardware) · onnx-fp32**
+
+device Ascend910 · batch 2 · 1 threads · ms per image for decode + preprocess + infer + head
+
+| category         |   image AUROC |   pixel AUROC |         AUPRO |   p50 ms |   p90 ms |   p99 ms |   images/s |
+|:-----------------|--------------:|--------------:|--------------:|---------:|---------:|---------:|-----------:|
+| bottle [1]       |        1.0000 |        0.9877 |        0.9000 |     10.0 |     12.0 |     20.3 |      100.0 |
+| metal\\|nut [2]   |        0.5000 |        0.5000 |             – |     10.0 |     12.0 |     20.3 |      100.0 |
+| screw [3]        |             – |             – |             – |        – |        – |        – |          – |
+| mean of 2 (of 3) |        0.7500 |        0.7438 | 0.9000 (of 1) |     10.0 |     12.0 |     20.3 |      100.0 |
+
+[1] bottle: the crop cuts 3 of 4 masks and empties 1
+
+[2] metal|nut: AUPRO undefined: no defective pixel
+
+[3] screw: failed: killed by SIGKILL"""
+
+CSV = """\
+detector,backbone,dataset,backend,variant,batch_size,threads,warmup,mask_threshold,stage,\
+weights,device,simulated,category,status,\
+image_auroc,pixel_auroc,aupro,p50,p90,p99,images_per_second,note
+padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,total,\
+random,Ascend910,True,bottle,measured,1.0,0.98765,0.9,10.04,12,20.26,100.0,the crop cuts 3 of 4 masks and empties 1
+padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,total,\
+random,Ascend910,True,metal|nut,measured,0.5,0.5,,10.04,12,20.26,100.0,AUPRO undefined: no defective pixel
+padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,total,\
+random,Ascend910,True,screw,failed,,,,,,,,failed: killed by SIGKILL"""
+
+MEAN = {
+    "image_auroc": {"value": 0.75, "over": 2, "of": 3},
+    "pixel_auroc": {"value": 0.743825, "over": 2, "of": 3},
+    "aupro": {"value": 0.9, "over": 1, "of": 3},
+    "p50": {"value": 10.04, "over": 2, "of": 3},
+    "p90": {"value": 12, "over": 2, "of": 3},
+    "p99": {"value": 20.26, "over": 2, "of": 3},
+    "images_per_second": {"value": 100.0, "over": 2, "of": 3},
+}
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("terminal", TERMINAL), ("md", MARKDOWN), ("csv", CSV)])
+def test_the_text_is_as_written_here(records: tuple[Record, ...], kind: tables.Format, expected: str) -> None:
+    assert tables.render(tables.tables(records), kind) == expected
+
+
+def test_the_json_document_holds_settings_rows_and_means(records: tuple[Record, ...]) -> None:
+    (table,) = json.loads(tables.render(tables.tables(records), "json"))["tables"]
+    assert table.pop("mean") == MEAN
+    bottle, nut, screw = table.pop("rows")
+    assert table == {
+        "detector": "padim",
+        "backbone": "resnet18",
+        "dataset": "mvtec",
+        "backend": "ascend910",
+        "variant": "onnx-fp32",
+        "batch_size": 2,
+        "threads": 1,
+        "warmup": 3,
+        "mask_threshold": 127,
+        "stage": "total",
+        "weights": "random",
+        "device": "Ascend910",
+        "simulated": True,
+    }
+    speed = {"p50": 10.04, "p90": 12, "p99": 20.26, "images_per_second": 100.0}
+    assert bottle["values"] == {"image_auroc": 1.0, "pixel_auroc": 0.98765, "aupro": 0.9} | speed
+    assert nut["values"] == {"image_auroc": 0.5, "pixel_auroc": 0.5} | speed
+    assert screw == {
+        "category": "screw",
+        "status": "failed",
+        "values": {},
+        "note": "failed: killed by SIGKILL",
+    }
+
+
+def test_latencies_are_of_the_stage_asked_for(records: tuple[Record, ...]) -> None:
+    (table,) = tables.tables(records, stage="infer")
+    assert "ms per image for infer" in table.setting
+    assert [table.rows[0].values[name] for name in tables.LATENCIES] == [4, 5, 7]
+    (table,) = tables.tables(records, stage="head")
+    assert not set(tables.LATENCIES) & table.means().keys()
+
+
+def test_a_mean_says_of_how_many(records: tuple[Record, ...]) -> None:
+    whole = [item for item in records if item.case.category == "bottle"]
+    assert "│ mean of 1  " in tables.render(tables.tables(whole), "terminal")
+    failed = [item for item in records if item.status == "failed"]
+    assert "│ mean of 0 (of 1) " in tables.render(tables.tables(failed), "terminal")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("detector", "patchcore", "patchcore resnet18"),
+        ("backbone", "wide_resnet50_2", "padim wide_resnet50_2"),
+        ("dataset", "visa", "on visa"),
+        ("backend", "onnxruntime-cpu", "onnxruntime-cpu"),
+        ("variant", "mindir-fp16", "mindir-fp16"),
+        ("batch_size", 7, "batch 7"),
+        ("threads", 5, "5 threads"),
+        ("warmup", 9, "warmup 9"),
+        ("mask_threshold", 0, "mask threshold 0"),
+    ],
+)
+def test_records_that_differ_in_more_than_the_category_do_not_share_a_table(
+    records: tuple[Record, ...], name: str, value: object, told: str
+) -> None:
+    case = msgspec.structs.replace(records[1].case, **{name: value})
+    first, second = tables.tables([*records, msgspec.structs.replace(records[1], case=case)])
+    assert (len(first.rows), len(second.rows)) == (3, 1)
+    assert told not in f"{first.title} {first.setting}"
+    assert told in f"{second.title} {second.setting}"
+
+
+def test_a_table_of_several_weights_or_devices_names_them_all(records: tuple[Record, ...]) -> None:
+    weights = msgspec.structs.replace(records[2].weights, source="imagenet.safetensors")
+    device = Device(device="CPU", runtime={}, options={}, simulated=False)
+    mixed = [records[1], msgspec.structs.replace(records[2], weights=weights, device=device)]
+    (table,) = tables.tables(mixed)
+    assert table.weights == "imagenet.safetensors, random"
+    assert table.device == "Ascend910, CPU"
+    assert table.simulated
+
+
+def test_csv_keeps_reasons_of_any_form_and_every_digit(records: tuple[Record, ...]) -> None:
+    reason = 'worker said "no",\nthen died'
+    changed = [
+        msgspec.structs.replace(records[0], reason=reason),
+        msgspec.structs.replace(records[1], metrics={"aupro": 0.1 + 0.2}),
+    ]
+    rows = list(csv.DictReader(io.StringIO(tables.render(tables.tables(changed), "csv"))))
+    assert rows[1]["note"] == f"failed: {reason}"
+    assert float(rows[0]["aupro"]) == 0.1 + 0.2
+    assert rows[1]["aupro"] == ""
