@@ -84,7 +84,7 @@ class MindSpore:
             mindspore.set_device(self.target)
             mindspore.set_context(mode=mindspore.GRAPH_MODE)
         except (RuntimeError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
+            first = str(error).strip().splitlines()[0].partition(". Please")[0]
             raise DeviceMismatch(
                 f"MindSpore {mindspore.__version__} has no {self.target} target here ({first}): install MindSpore with "
                 "CANN on an Ascend host, see https://www.mindspore.cn/install/en"
@@ -107,9 +107,12 @@ class MindSporeSession:
 
     def run(self, batch: AnyArray) -> dict[str, AnyArray]:
         """Outputs by name, float32."""
-        result = self._graph(self._tensor(batch))
-        tensors = result if isinstance(result, tuple | list) else (result,)
-        return {name: tensor.asnumpy() for name, tensor in zip(self._outputs, tensors, strict=True)}
+        try:
+            result = self._graph(self._tensor(batch))
+            tensors = result if isinstance(result, tuple | list) else (result,)
+            return {name: tensor.asnumpy() for name, tensor in zip(self._outputs, tensors, strict=True)}
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise BackendError(f"MindSpore failed on a batch of shape {batch.shape}: {error}") from error
 
     def close(self) -> None:
         """Release the graph."""

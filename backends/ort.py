@@ -69,12 +69,8 @@ class OnnxRuntime:
             session = onnxruntime.InferenceSession(
                 str(model), options, providers=[(self.provider, dict(self.provider_options))]
             )
-        except Exception as error:
-            if type(error).__module__.startswith("onnxruntime"):
-                raise BackendError(
-                    f"{model}: onnxruntime cannot load it on {self.provider}: {error}"
-                ) from error
-            raise
+        except _vendor_errors() as error:
+            raise BackendError(f"{model}: onnxruntime cannot load it on {self.provider}: {error}") from error
         used = session.get_providers()
         if used[0] != self.provider:
             raise DeviceMismatch(
@@ -104,7 +100,10 @@ class OnnxRuntimeSession:
 
     def run(self, batch: AnyArray) -> dict[str, AnyArray]:
         """Outputs by name, float32."""
-        arrays = self._session.run(self._outputs, {self._input: batch})
+        try:
+            arrays = self._session.run(self._outputs, {self._input: batch})
+        except _vendor_errors() as error:
+            raise BackendError(f"onnxruntime failed on a batch of shape {batch.shape}: {error}") from error
         return {
             name: np.asarray(array, np.float32) for name, array in zip(self._outputs, arrays, strict=True)
         }
@@ -112,6 +111,14 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Release the model."""
         self._session = None
+
+
+def _vendor_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: classes of its own without a common base, and RuntimeError."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError)
 
 
 cpu = OnnxRuntime(provider="CPUExecutionProvider", device="cpu", extra="ort")

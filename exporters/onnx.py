@@ -129,6 +129,9 @@ def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
 
 def _describe(model: onnx.ModelProto, artifact: Artifact) -> None:
     manifest = artifact.manifest
+    model.graph.name = (
+        manifest.detector
+    )  # MindSpore counts the process's graphs in it, and equal models would differ
     onnx.helper.set_model_props(
         model,
         {

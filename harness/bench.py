@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from harness import datasets, host, metrics, record, registry, storage, timing
-from harness.artifact import MANIFEST, Artifact, Variant
+from harness.artifact import Artifact, Variant
 from harness.errors import HarnessError
 from harness.preprocess import Preprocessor
 from harness.record import Data, Device, EvidenceArrays, ImageResult, Record
@@ -151,7 +151,7 @@ def blank(job: Job, started: str) -> Record:
         inputs_sha256=job.inputs_sha256,
         detector_sha256=manifest.detector_sha256,
         model_sha256=job.variant.files[job.variant.model],
-        artifact_sha256=storage.sha256_of_file(job.artifact.path / MANIFEST),
+        artifact_sha256=job.artifact.sha256,
         weights=manifest.weights,
         thresholds=manifest.thresholds,
         host=host.describe(),
@@ -175,17 +175,15 @@ def _warm_up(job: Job, session: Session, preprocessor: Preprocessor, head: Head)
     samples = job.category.test
     frame = preprocessor.frame(preprocessor.decode(samples[0].path))
     shapes = sorted({len(batch) for batch in _batches(samples, job.case.batch_size)}, reverse=True)
-    first_ms = None
+    taken_ms = []
     for size in shapes:
         batch = np.stack([preprocessor.tensor(frame)] * size)
         for _ in range(max(1, job.case.warmup)):
             begin = time.perf_counter_ns()
             outputs = session.run(batch)
-            first_ms = (time.perf_counter_ns() - begin) / 1e6 if first_ms is None else first_ms
+            taken_ms.append((time.perf_counter_ns() - begin) / 1e6)
             head(batch, outputs)
-    if first_ms is None:
-        raise HarnessError(f"{job.category.root}: no test images")
-    return first_ms
+    return taken_ms[0]
 
 
 def _score(

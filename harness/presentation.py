@@ -12,6 +12,9 @@ from harness.record import Record
 if TYPE_CHECKING:
     from harness.parity import ParityReport
 
+LEGEND = """
+AUROC and AUPRO: 1 is perfect, 0.5 (AUROC) is chance; image: good or defective, pixel: where. p50, p90, p99: percentiles of
+the time per image. Parity: do the backends give the same scores, maps and decisions as the reference."""
 _COLOURS = {"passed": "bold green", "failed": "bold red", "not measured": "bold yellow"}
 
 
@@ -37,7 +40,7 @@ def show(records: Sequence[Record], report: ParityReport | None, *, out: Path) -
         *rest, last = parity.lines(report)
         console.print(Text("\n".join(rest)))
         console.print(Text(last, style=_COLOURS[report.verdict]))
-    console.print()
+    console.print(Text(LEGEND, style="dim"))
     console.print(
         Text(f"records and evidence: {out}   tables again: python -m harness tables --results {out}")
     )

@@ -15,6 +15,10 @@ DETECTOR = "padim"
 BACKBONE = "resnet18"
 FORMATS = ("onnx", "mindir")
 
+WELCOME = """The built-in run: make images with known defects, fit PaDiM on the good ones, export it, score every exported form on
+every backend of this machine, and say whether the backends agree. With your own data: see README, or fit --help.
+"""
+
 Say = Callable[[str], None]
 
 
@@ -51,7 +55,7 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
     """Make data and detectors below `folder`; what an earlier run finished is used again.
 
     Args:
-        folder: Gets `data` and `artifacts`.
+        folder: Gets `synthetic` and `artifacts`.
         seed: Of the data, the untrained backbone and the fit.
         backends: Those asked for; all that can run here when none is named.
         say: Takes each line of what is going on.
@@ -62,7 +66,7 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
     from harness.datasets import synthetic
 
     fit = registry.resolve("stage", "fit", registry.STAGES)
-    data, artifacts = folder / "data", folder / "artifacts" / f"{DETECTOR}-{BACKBONE}"
+    data, artifacts = folder / "synthetic", folder / "artifacts" / f"{DETECTOR}-{BACKBONE}"
     say(f"data    {', '.join(synthetic.CATEGORIES)}: synthetic images with exact masks, seed {seed} → {data}")
     synthetic.synthesise(data, synthetic.CATEGORIES, seed)
     say("fit     PaDiM on an UNTRAINED ResNet-18 drawn from the seed: a demonstration, never a claim")

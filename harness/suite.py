@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from harness import artifact, bench, datasets, record, registry, worker
+from harness import artifact, bench, datasets, host, record, registry, worker
 from harness.bench import Job
-from harness.errors import UsageError
+from harness.errors import DatasetError, UsageError
 from harness.progress import progress
 from harness.record import Record
 from harness.types import Case
@@ -61,15 +61,21 @@ def plan(request: BenchRequest) -> Plan:
 
     Raises:
         ArtifactError: no artifact, or none of a format the backend opens.
-        DatasetError: a category that is missing or broken.
-        UsageError: an unknown backend or variant.
+        DatasetError: a category that is missing, broken, or without test images.
+        UsageError: an unknown backend or variant, or more threads than there are cores.
     """
+    cores = host.usable_cores()
+    if request.threads > cores:
+        raise UsageError(f"--threads {request.threads}: only {cores} cores are usable here")
     jobs: list[Job] = []
     dataset = request.data.resolve().name
     found = [item for path in request.artifacts for item in artifact.find(path, request.categories)]
     loaded = {
         item.manifest.category: datasets.load_category(request.data, item.manifest.category) for item in found
     }
+    for category in loaded.values():
+        if not category.test:
+            raise DatasetError(f"{category.root}/test: no test images, so nothing to score")
     fingerprints = {name: datasets.fingerprint(category, "test") for name, category in loaded.items()}
     for name in request.backends:
         formats = registry.backend(name).formats

@@ -8,6 +8,7 @@ and core affinity are set before the runtime is imported; its own chatter goes t
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import selectors
@@ -26,6 +27,7 @@ from harness import registry
 from harness.errors import HarnessError, Unavailable, UsageError
 
 LOG_LINES_SHOWN = 5
+_PR_SET_PDEATHSIG = 1
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,8 +63,8 @@ def start(order: Order, *, advance: Callable[[int], None], timeout: float) -> Pa
         Failure: it died, hung, or says why it could not measure.
     """
     events = _Events(advance)
-    with tempfile.TemporaryFile() as log:
-        process = _spawn(["--case"], registry.backend(order.backend).environment, log)
+    environment = registry.backend(order.backend).environment
+    with tempfile.TemporaryFile() as log, _spawn(["--case"], environment, log) as process:
         try:
             _send(process, order)
             hung = _listen(process, events, timeout)
@@ -102,9 +104,8 @@ def _spawn(arguments: list[str], environment: Any, log: IO[bytes]) -> subprocess
 
 def _send(process: subprocess.Popen[bytes], order: Order) -> None:
     assert process.stdin is not None  # noqa: S101 - PIPE was asked for
-    with contextlib.suppress(BrokenPipeError):  # it died already; the exit status says how
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # it died already; the exit status says how
         process.stdin.write(msgspec.json.encode(order))
-        process.stdin.close()
 
 
 class _Events:
@@ -163,8 +164,9 @@ def _obituary(code: int | None, *, hung: bool, timeout: float) -> str:
 
 def _tail(log: IO[bytes]) -> str:
     log.seek(0)
-    lines = log.read().decode(errors="replace").strip().splitlines()[-LOG_LINES_SHOWN:]
-    return "; its last words: " + " | ".join(line.strip() for line in lines) if lines else ""
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+    said = [line for line in lines if line.strip("^~ ")][-LOG_LINES_SHOWN:]  # without a traceback's markers
+    return "; its last words: " + " | ".join(said) if said else ""
 
 
 # What follows runs in the worker.
@@ -172,6 +174,7 @@ def _tail(log: IO[bytes]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Entry point of the worker process."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed parent leaves no worker behind
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a runtime that prints must not be taken for an event
     if arguments[:1] == ["--probe"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import _parser
+from harness.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,7 +23,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_the_command_parses(command: str) -> None:
     options = _parser().parse_args(shlex.split(command)[3:])
-    assert callable(options.run)
+    assert options.run in COMMANDS
 
 
 def test_the_readme_shows_a_command_of_every_kind() -> None:

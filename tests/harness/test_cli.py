@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exporters.backbones import BACKBONES
+from harness import cli, record, registry
+from tests.conftest import Tiny, write_image
+
+pytestmark = pytest.mark.usefixtures("fakes")
+
+BENCH = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from harness import cli; "
+)
+
+
+def bench(tiny: Tiny, out: Path, *backends: str, more: tuple[str, ...] = ()) -> list[str]:
+    """A `bench` of the tiny detector on one thread."""
+    asked = [part for name in backends for part in ("--backend", name)]
+    where = ["--artifact", str(tiny.artifact), "--data", str(tiny.data), "--out", str(out)]
+    return ["bench", *where, *asked, "--threads", "1", *more]
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Standard output as the one JSON document it must be."""
+    return json.loads(capsys.readouterr().out)
+
+
+def statuses(document: Any) -> dict[str, str]:
+    return {item["case"]["backend"]: item["status"] for item in document["records"]}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["bench", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    heavy = ("numpy", "cv2", "msgspec", "mindspore", "onnxruntime", "rich")
+    script = (
+        "import sys\nfrom harness import cli\n"
+        f"try:\n    cli.main({arguments})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(done.stdout.splitlines()) > 1
+
+
+def test_the_module_runs_and_its_help_names_every_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("bench", "fit", "export", "parity", "tables", "backends", "data", "weights"):
+        assert f"\n    {command} " in done.stdout
+
+
+def test_bench_json_is_one_document_with_a_record_per_case(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = bench(tiny, tmp_path / "out", "fake-work", "fake-chatter", more=("--json",))
+    assert cli.main(arguments) == 0
+    first = printed(capsys)
+    assert set(first) == {"records"}
+    assert statuses(first) == {"fake-work": "measured", "fake-chatter": "measured"}
+    assert cli.main(arguments) == 0  # from the records of the first
+    assert printed(capsys) == first
+
+
+@pytest.mark.parametrize("command", [["parity", "--reference", "fake-work"], ["tables"]])
+def test_reports_in_json_are_one_document(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    cli.main(bench(tiny, tmp_path / "out", "fake-work", "fake-chatter"))
+    capsys.readouterr()
+    report = ["--report", str(tmp_path / "pictures")] if command[0] == "parity" else []
+    assert cli.main([*command, *report, "--results", str(tmp_path / "out"), "--json"]) == 0
+    document = printed(capsys)
+    if command[0] == "parity":
+        assert document["verdict"] == "passed"
+    else:
+        assert [table["rows"][0]["category"] for table in document["tables"]] == ["widget", "widget"]
+
+
+def test_backends_json_says_of_each_whether_it_runs_and_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["backends", "--json"]) == 0
+    rows = {row["backend"]: row for row in printed(capsys)["backends"]}
+    assert {"onnxruntime-cpu", "onnxruntime-gpu", "mindspore-cpu", "ascend910"} <= set(rows)
+    assert rows["fake-work"]["runs_here"] is True
+    assert rows["fake-work"]["reason"] is None
+    assert rows["fake-absent"]["reason"] == "there is no such board here: plug one in"
+    assert all((row["reason"] is None) == row["runs_here"] for row in rows.values())
+
+
+def test_bench_shows_a_table_per_backend_and_the_verdict(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(bench(tiny, tmp_path / "out", "fake-work", "fake-chatter")) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "fake-work · onnx-fp32",
+        "fake-chatter · onnx-fp32",
+        "image AUROC",
+        "mean of 1",
+        "untrained",
+    ):
+        assert words in shown
+    assert len(re.findall(r"^│ widget +│ +[01]\.\d{4} │", shown, re.MULTILINE)) == 2
+    assert "passed" in shown
+
+
+@pytest.mark.parametrize(
+    ("backends", "code"),
+    [
+        (("fake-work",), 0),
+        (("fake-work", "fake-chatter"), 0),
+        (("fake-work", "fake-absent"), 3),
+        (("fake-nan",), 3),
+        (("fake-work", "fake-off"), 1),
+        (("fake-work", "fake-off", "fake-absent"), 1),
+    ],
+)
+def test_a_failed_verdict_beats_what_was_not_measured_beats_done(
+    tiny: Tiny, tmp_path: Path, backends: tuple[str, ...], code: int
+) -> None:
+    assert cli.main(bench(tiny, tmp_path / "out", *backends)) == code
+
+
+def test_parity_of_records_exits_by_its_verdict(tiny: Tiny, tmp_path: Path) -> None:
+    cli.main(bench(tiny, tmp_path / "out", "fake-work", "fake-off"))
+    asked = ["parity", "--results", str(tmp_path / "out"), "--reference"]
+    assert cli.main([*asked, "fake-work"]) == 1
+    assert cli.main([*asked, "fake-nobody"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bench", "--data", "here"], "bench --data and --category need --artifact"),
+        (["bench", "--artifact", "here"], "bench --artifact needs --data DIR"),
+        (
+            ["bench", "--artifact", "nowhere", "--data", "here", "--backend", "fake-work"],
+            "nowhere: no artifact",
+        ),
+        (["tables", "--results", "nowhere"], "nowhere: no records here; make some with"),
+        (["parity", "--reference", "any", "--results", "nowhere"], "nowhere: no records here"),
+        (["data", "check", "nowhere"], "nowhere"),
+        pytest.param(
+            ["fit", "--weights", "random", "--data", "nowhere"],
+            "nowhere: no such folder",
+            marks=pytest.mark.mindspore,
+        ),
+        (["export", "nowhere", "--format", "onnx"], "nowhere: no artifact here"),
+        (["weights", "convert", "nowhere.pth", "out.safetensors"], "nowhere.pth"),
+    ],
+)
+def test_wrong_use_exits_2_with_what_to_do_on_standard_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["bench", "--threads", "0"],
+        ["bench", "--batch-size", "two"],
+        ["fit"],
+        ["tables", "--format", "pdf"],
+    ],
+)
+def test_arguments_that_cannot_be_read_exit_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+
+
+def test_an_unknown_backend_is_wrong_use_and_the_nearest_one_is_named(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(bench(tiny, tmp_path / "out", "onnxruntime_cpu", more=("--json",))) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "unknown backend 'onnxruntime_cpu'; did you mean 'onnxruntime-cpu'?" in shown.err
+
+
+def test_a_gpu_that_is_not_here_is_skipped_and_never_a_cpu_in_disguise(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has the CUDA provider")
+    assert cli.main(bench(tiny, tmp_path / "out", "onnxruntime-gpu", more=("--json",))) == 3
+    shown = capsys.readouterr()
+    (made,) = json.loads(shown.out)["records"]
+    assert made["status"] == "skipped"
+    assert "has no CUDAExecutionProvider" in made["reason"]
+    assert "has no CUDAExecutionProvider" in shown.err
+    assert (made["metrics"], made["images"], made["latency_ms"]) == ({}, [], {})
+
+
+def test_without_backends_named_all_that_run_here_are_benched_and_the_others_explained(
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ("fake-work", "fake-absent")
+    monkeypatch.setattr(registry, "backend_names", lambda: names)
+    assert cli.main(bench(tiny, tmp_path / "out", more=("--json",))) == 0
+    shown = capsys.readouterr()
+    assert statuses(json.loads(shown.out)) == {"fake-work": "measured"}
+    assert "not run: fake-absent: there is no such board here: plug one in" in shown.err
+
+
+@pytest.mark.parametrize(
+    "category", [["--category", "all"], ["--category", "widget", "--category", "widget"]]
+)
+def test_a_category_counts_once_however_often_it_is_named(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], category: list[str]
+) -> None:
+    assert cli.main(bench(tiny, tmp_path / "out", "fake-work", more=("--json", *category))) == 0
+    assert len(printed(capsys)["records"]) == 1
+
+
+def test_a_folder_of_artifacts_with_unicode_and_spaces_is_benched(tiny: Tiny, tmp_path: Path) -> None:
+    home = tmp_path / "größe 1"
+    shutil.copytree(tiny.artifact.parent, home / "meine artefakte")
+    shutil.copytree(tiny.data, home / "bilder é")
+    moved = Tiny(data=home / "bilder é", artifact=home / "meine artefakte")
+    assert cli.main(bench(moved, home / "out put", "fake-work")) == 0
+    (made,) = record.read_all(home / "out put")
+    assert made.case.dataset == "bilder é"
+
+
+def test_data_check_exits_2_when_something_is_wrong(tiny: Tiny, tmp_path: Path) -> None:
+    assert cli.main(["data", "check", str(tiny.data)]) == 0
+    broken = Path(shutil.copytree(tiny.data, tmp_path / "data"))
+    write_image(broken / "widget/ground_truth/scratch/000_mask.png", np.zeros((40, 40), np.uint8))
+    assert cli.main(["data", "check", str(broken)]) == 2
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(tiny: Tiny, tmp_path: Path) -> None:
+    cli.main(bench(tiny, tmp_path / "out", "fake-work"))
+    tables = f"{sys.executable} -m harness tables --json --results '{tmp_path / 'out'}' | true"
+    done = subprocess.run(["bash", "-c", tables], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_worker_keeps_what_is_finished_and_says_how_to_go_on(
+    tiny: Tiny, fakes: Path, tmp_path: Path
+) -> None:
+    arguments = bench(tiny, tmp_path / "out", "fake-work", "fake-hang", more=("--json",))
+    script = f"{BENCH} sys.exit(cli.main({arguments}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        hanging = wait_for(fakes / "hanging")
+        parent.send_signal(signal.SIGINT)
+        out, err = parent.communicate(timeout=60)
+    assert (parent.returncode, out) == (130, "")
+    assert "interrupted: 1 of 2 cases are measured and kept; the same command continues" in err
+    assert "Traceback" not in err
+    assert [made.case.backend for made in record.read_all(tmp_path / "out")] == ["fake-work"]
+    for process in map(int, hanging.split()):
+        assert not runs(process)
+
+
+def wait_for(path: Path) -> str:
+    """The contents of a file that a worker is about to write."""
+    for _ in range(600):
+        if path.is_file() and (text := path.read_text()):
+            return text
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear in a minute")
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there and is more than a zombie, after a while to end in."""
+    for _ in range(50):
+        with contextlib.suppress(OSError):
+            os.kill(process, 0)
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.1)
+                continue
+        return False
+    return True
+
+
+def test_the_names_offered_are_those_that_exist() -> None:
+    assert set(cli.DETECTORS) == set(registry.LEARNERS) == set(registry.NETS) == set(registry.HEADS)
+    assert set(cli.FORMATS) == set(registry.EXPORTERS)
+    assert cli.BACKBONES == BACKBONES

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import pytest
+
+from harness import artifact, record, suite, worker
+from harness.errors import ArtifactError, DatasetError, HarnessError, UsageError
+from harness.record import Record
+from harness.suite import BenchRequest, Interrupted
+from harness.types import Case
+from harness.worker import Failure
+from tests.conftest import Tiny, write_image
+
+pytestmark = pytest.mark.usefixtures("fakes")
+
+
+def run(request: BenchRequest) -> tuple[Record, ...]:
+    return suite.run(suite.plan(request), timeout=request.timeout, report=list[Record]().append)
+
+
+@pytest.fixture
+def data(tiny: Tiny, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny.data, tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"artifacts": (Path("/nowhere"),)}, ArtifactError, "/nowhere: no artifact here; make one with"),
+        ({"categories": ("gadget",)}, ArtifactError, "fitted on 'widget', asked for gadget"),
+        ({"backends": ("onnxruntime-cpp",)}, UsageError, "did you mean 'onnxruntime-cpu'"),
+        ({"backends": ("mindspore-cpu",)}, ArtifactError, "no variant in format mindir .*--format mindir"),
+        ({"variant": "onnx-fp16"}, UsageError, "did you mean 'onnx-fp32'"),
+        ({"threads": 10_000}, UsageError, "--threads 10000: only"),
+    ],
+)
+def test_what_is_missing_is_known_before_anything_runs(
+    tiny: Tiny, tmp_path: Path, changed: dict[str, Any], error: type[HarnessError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        suite.plan(dataclasses.replace(tiny.request(tmp_path / "out"), **changed))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_category_the_data_lack_is_known_before_anything_runs(
+    tiny: Tiny, tmp_path: Path, data: Path
+) -> None:
+    (data / "widget").rename(data / "wodget")
+    with pytest.raises(DatasetError, match=r"no category 'widget': did you mean wodget"):
+        suite.plan(tiny.request(tmp_path / "out", data=data))
+
+
+def test_a_variant_another_backend_opens_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--variant onnx-fp32 is onnx; this backend opens mindir"):
+        suite.plan(tiny.request(tmp_path / "out", "mindspore-cpu", variant="onnx-fp32"))
+
+
+def test_cases_are_planned_backend_by_backend_with_their_defaults_written_out(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    plan = suite.plan(tiny.request(tmp_path / "out", "onnxruntime-cpu", "onnxruntime-gpu", batch_size=4))
+    assert [job.case.backend for job in plan.jobs] == ["onnxruntime-cpu", "onnxruntime-gpu"]
+    assert plan.jobs[0].case == Case(
+        detector="padim",
+        backbone="tiny",
+        category="widget",
+        backend="onnxruntime-cpu",
+        variant="onnx-fp32",
+        dataset="data",
+        batch_size=4,
+    )
+    assert set(msgspec.to_builtins(plan.jobs[0].case)) == set(Case.__struct_fields__)
+
+
+def test_a_finished_case_is_not_run_again_unless_forced(tiny: Tiny, fakes: Path, tmp_path: Path) -> None:
+    first = run(tiny.request(tmp_path / "out", "fake-work"))
+    assert run(tiny.request(tmp_path / "out", "fake-work")) == first
+    assert (fakes / "opened").read_text().split() == ["work"]
+    (forced,) = run(tiny.request(tmp_path / "out", "fake-work", force=True))
+    assert (fakes / "opened").read_text().split() == ["work", "work"]
+    assert forced.finished > first[0].finished
+    assert record.read_all(tmp_path / "out") == (forced,)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 2}, {"warmup": 1}, {"mask_threshold": 100}, {"variant": None, "threads": 2}]
+)
+def test_another_setting_is_another_case(tiny: Tiny, tmp_path: Path, settings: dict[str, Any]) -> None:
+    if settings.get("threads", 1) > len(os.sched_getaffinity(0)):
+        pytest.skip("needs two cores")
+    digests = {
+        suite.plan(request).jobs[0].inputs_sha256
+        for request in (tiny.request(tmp_path), tiny.request(tmp_path, **settings))
+    }
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("changed", ["test/good/000.png", "ground_truth/scratch/000_mask.png"])
+def test_a_changed_image_or_mask_is_another_case(
+    tiny: Tiny, tmp_path: Path, data: Path, changed: str
+) -> None:
+    (before,) = suite.plan(tiny.request(tmp_path / "out", data=data)).jobs
+    pixels = cv2.imread(str(data / "widget" / changed), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    pixels[20, 20] ^= 255
+    write_image(data / "widget" / changed, pixels)
+    (after,) = suite.plan(tiny.request(tmp_path / "out", data=data)).jobs
+    assert before.inputs_sha256 != after.inputs_sha256
+
+
+def test_a_changed_training_image_is_the_same_case(tiny: Tiny, tmp_path: Path, data: Path) -> None:
+    (before,) = suite.plan(tiny.request(tmp_path / "out", data=data)).jobs
+    (data / "widget" / "train" / "good" / "000.png").unlink()
+    (after,) = suite.plan(tiny.request(tmp_path / "out", data=data)).jobs
+    assert before.inputs_sha256 == after.inputs_sha256
+
+
+def test_a_model_exported_again_is_another_case(tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny.artifact, tmp_path / "widget"))
+    (before,) = suite.plan(tiny.request(tmp_path / "out", artifacts=(folder,))).jobs
+    variant = artifact.read(folder).manifest.variants[0]
+    artifact.add_variant(folder, msgspec.structs.replace(variant, files={variant.model: "1" * 64}))
+    (after,) = suite.plan(tiny.request(tmp_path / "out", artifacts=(folder,))).jobs
+    assert before.inputs_sha256 != after.inputs_sha256
+
+
+def test_a_record_of_a_failure_does_not_hide_or_replace_a_measured_one(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(tiny.request(tmp_path / "out", "fake-work"))
+
+    def die(*_: Any, **__: Any) -> Path:
+        raise Failure("the worker died")
+
+    monkeypatch.setattr(worker, "start", die)
+    (failed,) = run(tiny.request(tmp_path / "out", "fake-work", force=True))
+    assert (failed.status, failed.reason) == ("failed", "the worker died")
+    assert run(tiny.request(tmp_path / "out", "fake-work")) == first
+
+
+def test_a_record_without_a_measurement_never_counts_as_finished(tiny: Tiny, tmp_path: Path) -> None:
+    (made,) = run(tiny.request(tmp_path / "out", "fake-absent"))
+    (job,) = suite.plan(tiny.request(tmp_path / "out", "fake-absent")).jobs
+    (tmp_path / "out" / f"{record.file_name(made.case, made.inputs_sha256)}").write_bytes(
+        next((tmp_path / "out").glob("*.skipped.json")).read_bytes()
+    )
+    assert job.finished() is None
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_how_much(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = worker.start, list[str]()
+
+    def interrupted(order: worker.Order, **settings: Any) -> Path:
+        started.append(order.backend)
+        if order.backend == "fake-off":
+            raise KeyboardInterrupt
+        return start(order, **settings)
+
+    monkeypatch.setattr(worker, "start", interrupted)
+    run(tiny.request(tmp_path / "out", "fake-work"))
+    names = ("fake-work", "fake-chatter", "fake-off", "fake-nan")
+    with pytest.raises(
+        Interrupted, match=r"^interrupted: 2 of 4 cases are measured and kept; the same command"
+    ):
+        run(tiny.request(tmp_path / "out", *names))
+    assert started == ["fake-work", "fake-chatter", "fake-off"]
+    assert [made.case.backend for made in record.read_all(tmp_path / "out")] == ["fake-chatter", "fake-work"]
