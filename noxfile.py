@@ -35,5 +35,5 @@ def imports(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests but those marked slow; arguments after `--` go to pytest."""
-    session.run("pytest", "-m", "not slow", *session.posargs)
+    """All tests; arguments after `--` go to pytest."""
+    session.run("pytest", *session.posargs)

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from harness.parity import ParityReport
 
 LEGEND = """
-AUROC and AUPRO: 1 is perfect, 0.5 (AUROC) is chance; image: good or defective, pixel: where. p50, p90, p99: percentiles of
-the time per image. Parity: do the backends give the same scores, maps and decisions as the reference."""
+AUROC and AUPRO: 1 is perfect, an AUROC of 0.5 is chance; image: good or defective, pixel: where.
+p50, p90, p99: percentiles of the time per image. Parity: whether the backends give the reference's
+scores, maps and decisions."""
 _COLOURS = {"passed": "bold green", "failed": "bold red", "not measured": "bold yellow"}
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import artifact, datasets, registry, worker
-from harness.errors import Unavailable
+from harness.errors import ArtifactError, Unavailable
 from harness.types import FitRequest
 
 DETECTOR = "padim"
 BACKBONE = "resnet18"
 FORMATS = ("onnx", "mindir")
 
-WELCOME = """The built-in run: make images with known defects, fit PaDiM on the good ones, export it, score every exported form on
-every backend of this machine, and say whether the backends agree. With your own data: see README, or fit --help.
+WELCOME = """\
+The built-in run: make images with known defects, fit PaDiM on the good ones, export it, score every
+exported form on every backend of this machine, and say whether the backends agree.
+With your own data: see README, or python -m harness fit --help.
 """
 
 Say = Callable[[str], None]
@@ -67,9 +70,9 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
 
     fit = registry.resolve("stage", "fit", registry.STAGES)
     data, artifacts = folder / "synthetic", folder / "artifacts" / f"{DETECTOR}-{BACKBONE}"
-    say(f"data    {', '.join(synthetic.CATEGORIES)}: synthetic images with exact masks, seed {seed} → {data}")
+    say(f"data    synthetic images with exact masks, seed {seed} → {data}")
     synthetic.synthesise(data, synthetic.CATEGORIES, seed)
-    say("fit     PaDiM on an UNTRAINED ResNet-18 drawn from the seed: a demonstration, never a claim")
+    say(f"fit     PaDiM on an UNTRAINED, seeded ResNet-18: a demonstration, never a claim → {artifacts}")
     for name in synthetic.CATEGORIES:
         request = FitRequest(
             detector=DETECTOR,
@@ -80,15 +83,16 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
             out=artifacts / name,
             seed=seed,
         )
-        found, fresh = fit(request)
-        report = found.manifest.fit_report
-        how = (
-            f"{found.manifest.training.images} good images, {report['seconds']} s"
-            if fresh
-            else "fitted before"
+        try:
+            found, fresh = fit(request)
+        except ArtifactError:  # of another seed or version: this folder is ours to replace
+            found, fresh = fit(dataclasses.replace(request, force=True))
+        exported = _export_missing(found)
+        took = f"on {found.manifest.training.images} good images in {found.manifest.fit_report['seconds']} s"
+        say(
+            f"        {name:<8} {f'fitted {took}' if fresh else 'fitted before'}, "
+            + (f"exported as {' and '.join(exported)}" if exported else "exported before")
         )
-        say(f"        {name}: {how}")
-        _export_missing(found, say)
     return Prepared(
         artifacts=artifacts,
         data=data,
@@ -96,11 +100,11 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
     )
 
 
-def _export_missing(found: artifact.Artifact, say: Say) -> None:
+def _export_missing(found: artifact.Artifact) -> list[str]:
+    """Export the formats the artifact does not have yet, and name them."""
     have = {variant.format for variant in found.manifest.variants}
-    for name in FORMATS:
-        if name not in have:
-            with artifact.locked(found.path):
-                variant = registry.resolve("format", name, registry.EXPORTERS)(found)
-                artifact.add_variant(found.path, variant)
-            say(f"export  {found.path / variant.model}")
+    missing = [name for name in FORMATS if name not in have]
+    for name in missing:
+        with artifact.locked(found.path):
+            artifact.add_variant(found.path, registry.resolve("format", name, registry.EXPORTERS)(found))
+    return [name.upper() for name in missing]

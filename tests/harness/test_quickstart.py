@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from harness import artifact, cli, quickstart, registry, worker
 from harness.artifact import Artifact, Variant
 from harness.datasets import synthetic
-from harness.errors import Unavailable
+from harness.errors import ArtifactError, Unavailable
 from harness.types import FitRequest
 from tests.conftest import Tiny, write_category
 
@@ -85,13 +85,28 @@ def test_a_second_built_in_run_exports_nothing_again(requests: list[FitRequest],
     quickstart.prepare(tmp_path, seed=7, backends=["one"], say=first.append)
     made = quickstart.prepare(tmp_path, seed=7, backends=["one"], say=second.append)
     assert len(requests) == 4
-    assert sum(line.startswith("export") for line in first) == 2  # ONNX was there
-    assert not any(line.startswith("export") for line in second)
+    assert sum("exported as MINDIR" in line for line in first) == 2  # ONNX was there
+    assert sum("fitted before, exported before" in line for line in second) == 2
     formats = {variant.format for variant in artifact.read(made.artifacts / "nut").manifest.variants}
     assert formats == {"onnx", "mindir"}
 
 
-@pytest.mark.slow
+def test_detectors_of_another_seed_or_version_are_replaced(
+    requests: list[FitRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = registry.resolve("stage", "fit", {})
+
+    def strict(request: FitRequest) -> tuple[Artifact, bool]:
+        if not request.force:
+            raise ArtifactError("fitted from another request")
+        return cast("tuple[Artifact, bool]", fit(request))
+
+    parts = {"fit": strict, "mindir": describe_mindir}
+    monkeypatch.setattr(registry, "resolve", lambda *asked: parts[asked[1]])
+    quickstart.prepare(tmp_path, seed=7, backends=["one"], say=list[str]().append)
+    assert [asked.force for asked in requests] == [True, True]
+
+
 @pytest.mark.mindspore
 def test_a_bare_bench_measures_and_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
