@@ -81,7 +81,8 @@ class MindSpore:
         except ImportError as error:
             raise MissingExtra("MindSpore", "mindspore", needed_for=f"Running on {self.target}") from error
         try:
-            mindspore.set_device(self.target)
+            if mindspore.get_context("device_target") != self.target:
+                mindspore.set_device(self.target)  # refused once anything has run
             mindspore.set_context(mode=mindspore.GRAPH_MODE)
         except (RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0].partition(". Please")[0]

@@ -6,6 +6,7 @@ runs at half the speed (44 against 24 ms for ResNet-18 on two cores).
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,7 +31,7 @@ def export(artifact: Artifact) -> Variant:
     """
     cell, shape, outputs = registry.resolve("net", artifact.manifest.detector, registry.NETS)(artifact)
     target = artifact.path / f"{ID}.mindir"
-    with TemporaryDirectory(dir=artifact.path, prefix=".export-") as folder:
+    with TemporaryDirectory(prefix="export-") as folder:  # MindSpore refuses blanks and umlauts in paths
         made = Path(folder) / "model.mindir"
         image = ms.Tensor(np.zeros((1, *shape), np.float32))
         try:
@@ -47,7 +48,7 @@ def export(artifact: Artifact) -> Variant:
         difference = agreement(cell, run, shape=shape, outputs=outputs, what=f"{artifact.path.name}: MINDIR")
         first = run(np.zeros((1, *shape), np.float32))
         with storage.replacing(target) as temporary:
-            made.replace(temporary)
+            shutil.copyfile(made, temporary)
     return Variant(
         id=ID,
         format="mindir",

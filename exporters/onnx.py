@@ -39,7 +39,9 @@ def export(artifact: Artifact) -> Variant:
     """
     cell, shape, outputs = registry.resolve("net", artifact.manifest.detector, registry.NETS)(artifact)
     target = artifact.path / f"{ID}.onnx"
-    with tempfile.TemporaryDirectory(dir=artifact.path, prefix=".export-") as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="export-"
+    ) as folder:  # MindSpore refuses blanks and umlauts in paths
         model = _exported(cell, shape, Path(folder))
         _name_outputs(model, outputs)
         _free_batch(model)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -235,7 +234,10 @@ def find(path: Path, categories: tuple[str, ...]) -> tuple[Artifact, ...]:
         file.parent.name for file in path.glob(f"*/{MANIFEST}") if not file.parent.name.startswith(".")
     )
     if not there:
-        raise ArtifactError(f"{path}: no artifact here; make one with: python -m harness fit")
+        below = sorted(file.parent.parent for file in path.glob(f"*/*/{MANIFEST}"))
+        hint = f"did you mean {below[0]}?" if below else "make one with: python -m harness fit"
+        hint += "" if path.is_dir() else " (there is no such folder)"
+        raise ArtifactError(f"{path}: no artifact here; {hint}")
     missing = [name for name in categories if name not in there]
     if missing:
         raise ArtifactError(f"{path}: no artifact for {', '.join(missing)} (there are: {', '.join(there)})")
@@ -249,10 +251,7 @@ def find(path: Path, categories: tuple[str, ...]) -> tuple[Artifact, ...]:
 def write_arrays(path: Path, arrays: Mapping[str, AnyArray]) -> None:
     """Write named arrays as safetensors, whole or not at all."""
     with storage.replacing(path) as temporary:
-        # safetensors writes the memory as it lies: a transposed view would come back scrambled.
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary
-        )
+        storage.save_arrays(arrays, temporary)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -262,9 +261,15 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the artifact folder's lock: two exports at once take turns instead of losing a variant."""
-    with (path / ".lock").open("w") as file:
+    """Hold the lock of the artifact folder `path`, which need not exist yet: two at once take turns.
+
+    What a killed writer left half-written in the folder is cleared away.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        for left in path.glob(".*.part"):
+            left.unlink()
         yield
 
 

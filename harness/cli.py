@@ -7,8 +7,12 @@ Exit codes: 0 done and passed, 1 a verdict failed, 2 wrong use, 3 something coul
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import math
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,19 +29,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # our own errors name the file
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without box characters shows ? and goes on
     try:
         from harness import commands
 
         return commands.COMMANDS[options.run](options)
     except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, the same command continues", file=sys.stderr)
-        return 130
+        return _failed(str(error), error.exit_code, options)
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(
+            f"{where}{error.strerror or error}; check the path, its permissions and the disk", 3, options
+        )
+    except KeyboardInterrupt:
+        kept = "; what was finished is kept, the same command continues"
+        print(f"interrupted{kept if options.run in ('bench', 'fit', 'export') else ''}", file=sys.stderr)
+        return 130
+    except Exception:  # noqa: BLE001 - a defect of ours must not look like a verdict
+        traceback.print_exc()
+        return _failed("this is a defect of the harness: please report it with the lines above", 3, options)
+
+
+def _failed(message: str, code: int, options: argparse.Namespace) -> int:
+    """Say what is wrong; a program that asked for JSON gets a document too."""
+    print(f"error: {message}", file=sys.stderr)
+    if getattr(options, "json", False):
+        print(json.dumps({"error": message}))
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,10 +114,10 @@ def _add_bench(commands: Any) -> None:
         "--warmup", type=_positive, default=3, metavar="N", help="untimed runs first (%(default)s)"
     )
     bench.add_argument(
-        "--mask-threshold", type=int, default=127, metavar="V", help="defective above V (%(default)s)"
+        "--mask-threshold", type=_grey, default=127, metavar="V", help="defective above V (%(default)s)"
     )
     bench.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="kill a worker silent for S seconds"
+        "--timeout", type=_seconds, default=600.0, metavar="S", help="kill a worker silent for S seconds"
     )
     bench.add_argument("--seed", type=int, default=0, help="of the built-in data and backbone (%(default)s)")
     bench.add_argument("--force", action="store_true", help="measure finished cases again")
@@ -188,7 +211,7 @@ def _add_data(commands: Any) -> None:
     synth.set_defaults(run="synth")
     check = data.add_parser("check", help="read everything and say what is there and what is wrong")
     check.add_argument("dir", type=Path, metavar="DIR", help="folder of categories, or one category")
-    check.add_argument("--mask-threshold", type=int, default=127, metavar="V")
+    check.add_argument("--mask-threshold", type=_grey, default=127, metavar="V")
     check.set_defaults(run="check")
 
 
@@ -207,7 +230,24 @@ def _category(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _grey(text: str) -> int:
+    if not text.isdecimal() or int(text) > 254:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a grey value from 0 to 254 (defective is what is greater)"
+        )
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 1 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time of at least one second")
     return value

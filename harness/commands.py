@@ -44,9 +44,9 @@ def _bench(options: argparse.Namespace) -> int:
             **settings,
         )
         return _measure(request, options)
-    if options.data is not None or options.category is not None:
+    if options.data is not None or options.category is not None or options.variant is not None:
         raise UsageError(
-            "bench --data and --category need --artifact: fit and export first (python -m harness fit --help); "
+            "bench --data, --category and --variant need --artifact: fit and export first (python -m harness fit --help); "
             "a bare bench runs on built-in synthetic data"
         )
     say(quickstart.WELCOME)
@@ -89,7 +89,7 @@ def _measure(request: Any, options: argparse.Namespace) -> int:
         print(json.dumps({"records": [msgspec.to_builtins(item) for item in records]}, allow_nan=False))
     else:
         presentation.show(records, report, out=request.out)
-    unmeasured = 3 if any(item.status != "measured" for item in records) else 0
+    unmeasured = 3 if any(item.status != "measured" or item.undefined for item in records) else 0
     return _worst(unmeasured, 0 if report is None else _EXIT[report.verdict])
 
 
@@ -182,15 +182,16 @@ def _parity(options: argparse.Namespace) -> int:
     from harness import parity
 
     report = parity.parity(options.results, reference=options.reference)
-    if options.report is not None:
-        from harness import pictures
-
-        written = pictures.write_report(options.results, report, options.report)
-        print(f"{len(written)} pictures in {options.report}", file=sys.stderr)
     if options.json:
         print(json.dumps(report.to_json(), allow_nan=False))
     else:
         print("\n".join(parity.lines(report)))
+    if options.report is not None:  # after the verdict, which no full disk may swallow
+        from harness import pictures
+
+        sys.stdout.flush()
+        written = pictures.write_report(options.results, report, options.report)
+        print(f"{len(written)} pictures in {options.report}", file=sys.stderr)
     return _EXIT[report.verdict]
 
 

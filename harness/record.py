@@ -27,6 +27,8 @@ METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image
 STAGES = ("decode", "preprocess", "infer", "head", "infer_head", "total")
 """`infer_head` is infer + head, which seed 001 reports; `total` is decode + preprocess + infer + head."""
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00")
+
 Status = Literal["measured", "failed", "skipped"]
 
 
@@ -143,13 +145,16 @@ def file_name(case: Case, inputs_sha256: str) -> str:
 
 def write(folder: Path, record: Record) -> Path:
     """Write `record` into `folder`, whole; one that holds no measurement never takes the place of one that does."""
-    path = folder / file_name(record.case, record.inputs_sha256)
-    if record.status != "measured":
-        path = path.with_suffix(f".{record.status}.json")
+    path = _path(folder, record)
     storage.write_json(
         path, {key: value for key, value in msgspec.to_builtins(record).items() if value is not None}
     )
     return path
+
+
+def _path(folder: Path, record: Record) -> Path:
+    path = folder / file_name(record.case, record.inputs_sha256)
+    return path if record.status == "measured" else path.with_suffix(f".{record.status}.json")
 
 
 def write_evidence(folder: Path, case: Case, inputs_sha256: str, arrays: EvidenceArrays) -> Evidence:
@@ -161,7 +166,7 @@ def write_evidence(folder: Path, case: Case, inputs_sha256: str, arrays: Evidenc
         "frames": arrays.frames,
     }
     with storage.replacing(path) as temporary:
-        safetensors.numpy.save_file(packed, temporary)
+        storage.save_arrays(packed, temporary)
         digest = storage.sha256_of_file(temporary)
     return Evidence(file=f"evidence/{path.name}", sha256=digest)
 
@@ -172,7 +177,32 @@ def read(path: Path) -> Record:
     Raises:
         RecordError: no file, not JSON, another schema, unknown or missing keys, a wrong type; says where.
     """
-    return storage.read_json(path, Record, schema=SCHEMA, error=RecordError, remedy="bench the case again")
+    remedy = "bench the case again, or move the file away"
+    found = storage.read_json(path, Record, schema=SCHEMA, error=RecordError, remedy=remedy)
+    wrong = _contradiction(path, found)
+    if wrong:
+        raise RecordError(f"{path}: edited or renamed: {wrong}; {remedy}")
+    return found
+
+
+def _contradiction(path: Path, record: Record) -> str | None:
+    """What in a record contradicts itself, in words; `None` for one as the harness writes them."""
+    names = [image.name for image in record.images]
+    texts = [*names, *map(str, msgspec.structs.astuple(record.case))]
+    labels = [image.label for image in record.images]
+    expected = _path(path.parent, record).with_suffix("")
+    evidence = f"evidence/{Path(file_name(record.case, record.inputs_sha256)).stem}.safetensors"
+    checks = {
+        f"its contents belong into {expected.name}.json": path.with_suffix("") == expected,
+        "a name holds control characters": all(text.isprintable() for text in texts),
+        "it lists an image twice": len(set(names)) == len(names),
+        "it counts other images than it lists": record.data is None
+        or record.status != "measured"
+        or (labels.count(0), labels.count(1)) == (record.data.good, record.data.defective),
+        "its evidence is another record's": record.evidence is None or record.evidence.file == evidence,
+        "it does not say when it was finished": bool(_TIME.fullmatch(record.finished)),
+    }
+    return next((wrong for wrong, right in checks.items() if not right), None)
 
 
 def read_all(folder: Path) -> tuple[Record, ...]:
@@ -183,18 +213,24 @@ def read_all(folder: Path) -> tuple[Record, ...]:
     """
     paths = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
     if not paths:
+        hint = "" if folder.is_dir() else " (there is no such folder)"
         raise RecordError(
-            f"{folder}: no records here; make some with: python -m harness bench --out {folder}"
+            f"{folder}: no records here; make some with: python -m harness bench --out {folder}{hint}"
         )
     return tuple(read(path) for path in paths)
 
 
 def latest(records: tuple[Record, ...]) -> tuple[Record, ...]:
-    """The newest record of every case (all of the case's fields equal); older ones are superseded."""
-    newest: dict[Case, Record] = {}
+    """The newest record of every case on each detector and data; a newer failure supersedes on any data."""
+    newest: dict[tuple[Case, str, str | None], Record] = {}
     for record in sorted(records, key=lambda item: item.finished):
-        newest[record.case] = record
-    return tuple(sorted(newest.values(), key=lambda item: msgspec.structs.astuple(item.case)))
+        made = (record.case, record.detector_sha256)
+        for key in [key for key in newest if key[:2] == made and (record.data is None or key[2] is None)]:
+            del newest[key]
+        newest[(*made, record.data.fingerprint if record.data else None)] = record
+    return tuple(
+        sorted(newest.values(), key=lambda item: (msgspec.structs.astuple(item.case), item.finished))
+    )
 
 
 def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:

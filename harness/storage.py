@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,8 +14,10 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+import safetensors
+import safetensors.numpy
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 from harness.types import AnyArray
 
 T = TypeVar("T")
@@ -62,6 +65,32 @@ def read_json(path: Path, kind: type[T], *, schema: int, error: type[HarnessErro
         return msgspec.json.decode(data, type=kind)
     except (OSError, UnicodeDecodeError, RecursionError, msgspec.DecodeError) as problem:
         raise error(f"{path}: not a {name} of this harness: {problem}; {remedy}") from problem
+
+
+def save_arrays(arrays: Mapping[str, AnyArray], path: Path) -> None:
+    """Write named arrays as safetensors.
+
+    The library writes memory as it lies, so a transposed view would come back scrambled: arrays are made contiguous.
+
+    Raises:
+        OSError: the file cannot be written, a full disk say.
+    """
+    try:
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path
+        )
+    except safetensors.SafetensorError as error:
+        raise OSError(errno.EIO, f"cannot write the arrays ({error})", str(path)) from error
+
+
+def require_writable(folder: Path) -> None:
+    """Raise `UsageError` unless files can be made in `folder`: before hours of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot write here ({error.strerror}); choose another folder") from error
 
 
 def sha256_of_file(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness import artifact, bench, datasets, host, record, registry, worker
+from harness import artifact, bench, datasets, host, record, registry, storage, worker
 from harness.bench import Job
 from harness.errors import DatasetError, UsageError
 from harness.progress import progress
@@ -106,10 +106,24 @@ def plan(request: BenchRequest) -> Plan:
                     out=request.out,
                 )
             )
+    _require_distinct(jobs)
+    storage.require_writable(request.out)
     finished = [] if request.force else [job.finished() for job in jobs]
     kept = tuple(item for item in finished if item is not None)
     done = {item.inputs_sha256 for item in kept}
     return Plan(jobs=tuple(job for job in jobs if job.inputs_sha256 not in done), finished=kept)
+
+
+def _require_distinct(jobs: Sequence[Job]) -> None:
+    """Raise `UsageError` when two artifacts would give records of one case, which no table could tell apart."""
+    seen: dict[Case, Path] = {}
+    for job in jobs:
+        if job.case in seen:
+            raise UsageError(
+                f"{seen[job.case]} and {job.artifact.path} are the same detector, backbone and category: "
+                "bench them into different --out folders"
+            )
+        seen[job.case] = job.artifact.path
 
 
 def run(plan: Plan, *, timeout: float, report: Callable[[Record], None]) -> tuple[Record, ...]:

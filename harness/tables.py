@@ -108,31 +108,54 @@ def _table(group: Sequence[Record], stage: str) -> Table:
         weights=", ".join(sorted({item.weights.source for item in group})),
         device=", ".join(sorted(devices)) or None,
         simulated=any(item.device.simulated for item in group if item.device),
-        rows=tuple(_row(item, stage) for item in sorted(group, key=lambda item: item.case.category)),
+        rows=_rows(group, stage),
     )
 
 
-def _row(item: Record, stage: str) -> Row:
+def _rows(group: Sequence[Record], stage: str) -> tuple[Row, ...]:
+    """One row per category, from its newest record; others, of another detector or other data, are said to be there."""
+    rows = []
+    for category in sorted({item.case.category for item in group}):
+        newest, *others = sorted(
+            (item for item in group if item.case.category == category),
+            key=lambda item: item.finished,
+            reverse=True,
+        )
+        hidden = tuple(
+            f"an older record ({item.finished[:16]}Z) of detector {item.detector_sha256[:12]} is not shown, "
+            f"this one is of detector {newest.detector_sha256[:12]}"
+            for item in others
+        )
+        rows.append(_row(newest, stage, hidden))
+    return tuple(rows)
+
+
+def _row(item: Record, stage: str, notes: tuple[str, ...]) -> Row:
     values = {name: item.metrics[name] for name in METRICS if name in item.metrics}
     if stage in item.latency_ms:
         values |= {name: getattr(item.latency_ms[stage], name) for name in LATENCIES}
     if item.images_per_second is not None:
         values["images_per_second"] = item.images_per_second
     reasons = [] if item.status == "measured" else [f"{item.status}: {item.reason}"]
-    reasons += [f"{METRICS.get(name, name)} undefined: {why}" for name, why in item.undefined.items()]
+    for why in dict.fromkeys(item.undefined.values()):
+        names = [METRICS.get(name, name) for name, reason in item.undefined.items() if reason == why]
+        reasons.append(f"{', '.join(names)} undefined: {why}")
     if item.data and item.data.masks_cut:
         reasons.append(
             f"the crop cuts {item.data.masks_cut} of {item.data.defective} masks and empties {item.data.masks_emptied}"
         )
     return Row(
-        category=item.case.category, status=item.status, values=values, note="; ".join(reasons) or None
+        category=item.case.category,
+        status=item.status,
+        values=values,
+        note="; ".join([*reasons, *notes]) or None,
     )
 
 
 def render(found: Sequence[Table], kind: Format) -> str:
     """All tables as text."""
     if kind == "json":
-        return json.dumps(document(found), indent=1, ensure_ascii=False, allow_nan=False)
+        return json.dumps(document(found), indent=1, allow_nan=False)
     if kind == "csv":
         return _csv(found)
     return "\n\n".join(_text(table, "rounded_outline" if kind == "terminal" else "pipe") for table in found)

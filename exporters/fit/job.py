@@ -38,6 +38,12 @@ def fit(request: FitRequest) -> tuple[Artifact, bool]:
         DatasetError: fewer than three good training images.
         WeightsError: the weights file is not the backbone's.
     """
+    storage.require_writable(request.out.parent)
+    with artifact.locked(request.out):
+        return _fit(request)
+
+
+def _fit(request: FitRequest) -> tuple[Artifact, bool]:
     source, parameters = _weights(request)
     steps = standard_steps(request.resize, request.crop)
     fingerprint = datasets.fingerprint(request.category, "train")

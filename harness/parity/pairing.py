@@ -25,16 +25,20 @@ def parity(folder: Path, *, reference: str, records: Sequence[Record] | None = N
     Raises:
         RecordError: a record or its evidence cannot be read or was altered.
     """
-    found = record.latest(record.read_all(folder) if records is None else tuple(records))
+    everything = record.read_all(folder) if records is None else tuple(records)
+    found = record.latest(everything)
     scopes: dict[str, list[Record]] = {}
     for item in found:
-        scopes.setdefault(f"{item.case.detector} {item.case.backbone} on {item.case.dataset}", []).append(
-            item
-        )
+        scope = f"{item.case.detector} {item.case.backbone} on {item.case.dataset}"
+        scopes.setdefault(scope, []).append(item)
     reasons = [f"{scope}: {gap}" for scope, members in scopes.items() for gap in _gaps(members, reference)]
     if not found:
         reasons.append("there are no records")
-    pairs = tuple(pair for members in scopes.values() for pair in _pairs(folder, members, reference))
+    pairs = tuple(
+        dataclasses.replace(pair, notes=pair.notes + _superseded(pair, everything, found))
+        for members in scopes.values()
+        for pair in _pairs(folder, members, reference)
+    )
     verdicts: list[Verdict] = [pair.verdict for pair in pairs]
     if reasons:
         verdicts.append("not measured")
@@ -123,9 +127,28 @@ def _pairs(folder: Path, members: Sequence[Record], reference: str) -> list[Pair
         of_category = [item for item in members if item.case.category == other.case.category]
         references = [item for item in of_category if item.case.backend == reference]
         if other.case.backend != reference and references:
-            chosen, notes = _choose(references, other.case)
+            of_detector = [item for item in references if _about(item) == _about(other)]
+            chosen, notes = _choose(of_detector or references, other.case)
             pairs.append(compare(folder, chosen, other, notes=notes))
     return pairs
+
+
+def _about(item: Record) -> tuple[str, str | None]:
+    """Detector and test data of a record, which both sides of a comparison share."""
+    return item.detector_sha256, item.data.fingerprint if item.data else None
+
+
+def _superseded(pair: PairReport, everything: Sequence[Record], found: Sequence[Record]) -> tuple[str, ...]:
+    """Older records of the pair's cases and detector that another model file gave, and that are not compared."""
+    return tuple(
+        f"an older record of {item.case.backend} ({item.finished[:16]}Z, model {item.model_sha256[:12]}) is superseded, "
+        f"not compared"
+        for item in everything
+        if item not in found
+        and item.case in (pair.reference, pair.other)
+        and item.detector_sha256 == pair.detector_sha256
+        and item.model_sha256 not in [kept.model_sha256 for kept in found if kept.case == item.case]
+    )
 
 
 def _choose(references: Sequence[Record], case: Case) -> tuple[Record, tuple[str, ...]]:
@@ -153,7 +176,7 @@ def _refusal(reference: Record, other: Record) -> str | None:
     ]
     if unmeasured:
         return "; ".join(unmeasured)
-    if (reference.case, reference.inputs_sha256) == (other.case, other.inputs_sha256):
+    if reference.inputs_sha256 == other.inputs_sha256:
         return f"a record would be compared with itself (inputs_sha256 {other.inputs_sha256[:12]})"
     digests = " and ".join(item.detector_sha256[:12] for item in both)
     if reference.detector_sha256 != other.detector_sha256:

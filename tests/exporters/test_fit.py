@@ -168,7 +168,7 @@ def test_force_replaces_an_artifact_and_equal_requests_give_equal_bits(
     assert fresh
     assert again.manifest.state_sha256 == fitted.manifest.state_sha256
     assert again.manifest.detector_sha256 == fitted.manifest.detector_sha256
-    assert [path.name for path in tmp_path.iterdir()] == ["widget"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".widget.lock", "widget"]
 
 
 KILLED = """

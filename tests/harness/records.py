@@ -70,7 +70,8 @@ class Results:
             },
             backend=backend,
         )
-        inputs = storage.sha256_of_json(msgspec.to_builtins(full))
+        digests = [changes.get(name) for name in ("detector_sha256", "model_sha256")]
+        inputs = storage.sha256_of_json([msgspec.to_builtins(full), *digests])
         arrays = EvidenceArrays(maps=given.maps, masks=given.masks, frames=frames(given))
         made = Record(
             schema=record.SCHEMA,

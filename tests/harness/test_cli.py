@@ -144,7 +144,7 @@ def test_parity_of_records_exits_by_its_verdict(tiny: Tiny, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bench", "--data", "here"], "bench --data and --category need --artifact"),
+        (["bench", "--data", "here"], "bench --data, --category and --variant need --artifact"),
         (["bench", "--artifact", "here"], "bench --artifact needs --data DIR"),
         (
             ["bench", "--artifact", "nowhere", "--data", "here", "--backend", "fake-work"],
@@ -195,8 +195,9 @@ def test_an_unknown_backend_is_wrong_use_and_the_nearest_one_is_named(
 ) -> None:
     assert cli.main(bench(tiny, tmp_path / "out", "onnxruntime_cpu", more=("--json",))) == 2
     shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "unknown backend 'onnxruntime_cpu'; did you mean 'onnxruntime-cpu'?" in shown.err
+    said = "unknown backend 'onnxruntime_cpu'; did you mean 'onnxruntime-cpu'?"
+    assert said in shown.err
+    assert said in json.loads(shown.out)["error"]
 
 
 def test_a_gpu_that_is_not_here_is_skipped_and_never_a_cpu_in_disguise(
@@ -306,3 +307,22 @@ def test_the_names_offered_are_those_that_exist() -> None:
     assert set(cli.DETECTORS) == set(registry.LEARNERS) == set(registry.NETS) == set(registry.HEADS)
     assert set(cli.FORMATS) == set(registry.EXPORTERS)
     assert cli.BACKBONES == BACKBONES
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--mask-threshold", "255"),
+        ("--mask-threshold", "-1"),
+        ("--timeout", "0.5"),
+        ("--timeout", "nan"),
+        ("--threads", "0"),
+        ("--batch-size", "two"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_wrong_use(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["bench", f"{option}={value}"])
+    assert f"argument {option}: {value!r} is not a" in capsys.readouterr().err

@@ -582,3 +582,38 @@ def test_levels_that_were_not_measured_are_marked_in_the_lines(results: Results)
     assert text.count("? –") == 3
     assert "not compared: padim resnet18 on mvtec: other has records of cable" in text
     assert text.endswith("parity not measured: 0 of 1 comparisons with reference passed, 1 could not be made")
+
+
+def test_one_good_image_that_alone_widens_the_range_is_named(results: Results) -> None:
+    wild = outputs()
+    scores = wild.scores.copy()
+    scores[0] = 40.0
+    wide = dataclasses.replace(wild, scores=scores)
+    pair = parity.compare(results.folder, results.add("reference", wide), results.add("other", wide))
+    (level,) = (level for level in pair.levels if level.name == "scores")
+    assert any("alone widens the range of good scores" in message for message in level.messages)
+    (plain,) = (
+        level
+        for level in parity.compare(
+            results.folder, results.add("reference", outputs()), results.add("third", outputs())
+        ).levels
+        if level.name == "scores"
+    )
+    assert not any("alone widens" in message for message in plain.messages)
+
+
+def test_an_older_record_of_another_model_file_is_said_to_be_superseded(results: Results) -> None:
+    results.add("reference", outputs())
+    results.add("other", outputs(), model_sha256="bad", finished="2025-01-01T00:00:00+00:00")
+    results.add("other", outputs(), model_sha256="good", finished="2026-01-01T00:00:00+00:00")
+    report = parity.parity(results.folder, reference="reference")
+    assert any("is superseded" in note for note in report.pairs[0].notes)
+
+
+def test_detectors_in_one_folder_are_compared_each_with_its_own_reference(results: Results) -> None:
+    for detector in ("a" * 64, "b" * 64):
+        for backend in ("reference", "other"):
+            results.add(backend, outputs(), detector_sha256=detector)
+    report = parity.parity(results.folder, reference="reference")
+    assert [pair.verdict for pair in report.pairs] == ["passed", "passed"]
+    assert {pair.detector_sha256 for pair in report.pairs} == {"a" * 64, "b" * 64}

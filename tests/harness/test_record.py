@@ -146,7 +146,7 @@ def test_a_file_is_named_by_its_case_and_the_digest_of_its_inputs() -> None:
         ("metal nut", "metal-nut"),
         ("../../etc/passwd", "..-..-etc-passwd"),
         ("Schraube ü 螺丝", "Schraube-ü-螺丝"),
-        ("a\nb\0c", "a-b-c"),
+        ("a|b?c", "a-b-c"),
         ("..", ".."),
         ("tile:1*?", "tile-1-"),
     ],
@@ -173,7 +173,7 @@ def test_categories_that_read_alike_do_not_share_a_file(results: Results) -> Non
 def test_the_newest_record_of_every_case_is_kept(results: Results) -> None:
     days = ["2025-01-02", "2025-01-10", "2025-01-09"]
     made = [
-        results.add("onnxruntime-cpu", outputs(), finished=f"{day}T00:00:00+00:00", detector_sha256=day)
+        results.add("onnxruntime-cpu", outputs(), finished=f"{day}T00:00:00+00:00", model_sha256=day)
         for day in days
     ]
     others = [
@@ -185,6 +185,51 @@ def test_the_newest_record_of_every_case_is_kept(results: Results) -> None:
     assert sorted(item.case.category for item in found) == ["bottle", "bottle", "bottle", "cable"]
     assert set(map(id, found)) == set(map(id, (made[1], *others)))
     assert record.latest((*others, *reversed(made))) == found
+
+
+def test_records_of_another_detector_are_kept_beside_each_other(results: Results) -> None:
+    made = [results.add("onnxruntime-cpu", outputs(), detector_sha256=name) for name in ("a", "b")]
+    assert set(map(id, record.latest(tuple(made)))) == set(map(id, made))
+
+
+def test_a_newer_failure_supersedes_a_measurement_whatever_its_data(results: Results) -> None:
+    measured = results.add("onnxruntime-cpu", outputs(), finished="2025-01-01T00:00:00+00:00")
+    failed = results.add(
+        "onnxruntime-cpu", outputs(), status="failed", data=None, finished="2025-01-02T00:00:00+00:00"
+    )
+    assert record.latest((measured, failed)) == (failed,)
+    again = msgspec.structs.replace(measured, finished="2025-01-03T00:00:00+00:00")
+    assert record.latest((measured, failed, again)) == (again,)
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        ({"finished": "2999"}, "does not say when it was finished"),
+        ({"inputs_sha256": "0" * 64}, "its contents belong into"),
+        ({"images": "twice"}, "lists an image twice"),
+        ({"images": "fewer"}, "counts other images than it lists"),
+        ({"evidence": {"file": "evidence/other.safetensors", "sha256": "0"}}, "its evidence is another"),
+        ({"case": "control"}, "control characters"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(
+    results: Results, edit: dict[str, Any], why: str
+) -> None:
+    results.add("onnxruntime-cpu", outputs())
+    (file,) = results.folder.glob("*.json")
+    document = json.loads(file.read_text())
+    images = document["images"]
+    values = {
+        "twice": [*images[:-1], images[0] | {"label": images[-1]["label"]}],
+        "fewer": images[1:],
+        "control": document["case"] | {"dataset": "a\nparity passed"},
+    }
+    (name, value), *_ = edit.items()
+    document[name] = values.get(value, value) if isinstance(value, str) else value
+    file.write_text(json.dumps(document))
+    with pytest.raises(RecordError, match=why):
+        record.read(file)
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from harness import artifact, record, suite, worker
-from harness.errors import ArtifactError, DatasetError, HarnessError, UsageError
+from harness.errors import ArtifactError, DatasetError, HarnessError, RecordError, UsageError
 from harness.record import Record
 from harness.suite import BenchRequest, Interrupted
 from harness.types import Case
@@ -151,7 +151,23 @@ def test_a_record_without_a_measurement_never_counts_as_finished(tiny: Tiny, tmp
     (tmp_path / "out" / f"{record.file_name(made.case, made.inputs_sha256)}").write_bytes(
         next((tmp_path / "out").glob("*.skipped.json")).read_bytes()
     )
-    assert job.finished() is None
+    with pytest.raises(RecordError, match="its contents belong into"):
+        job.finished()
+
+
+def test_two_artifacts_of_one_case_are_refused_which_no_table_could_tell_apart(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    request = tiny.request(tmp_path / "out", "onnxruntime-cpu")
+    twice = dataclasses.replace(request, artifacts=request.artifacts * 2)
+    with pytest.raises(UsageError, match="same detector, backbone and category: bench them into different"):
+        suite.plan(twice)
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_anything_runs(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file: cannot write here .* choose another folder"):
+        suite.plan(tiny.request(tmp_path / "file", "onnxruntime-cpu"))
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_much(
