@@ -72,7 +72,7 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
     data, artifacts = folder / "synthetic", folder / "artifacts" / f"{DETECTOR}-{BACKBONE}"
     say(f"data    synthetic images with exact masks, seed {seed} → {data}")
     synthetic.synthesise(data, synthetic.CATEGORIES, seed)
-    say(f"fit     PaDiM on an UNTRAINED, seeded ResNet-18: a demonstration, never a claim → {artifacts}")
+    say(f"fit     PaDiM on an UNTRAINED, seeded ResNet-18 (no claim) → {artifacts}")
     for name in synthetic.CATEGORIES:
         request = FitRequest(
             detector=DETECTOR,
