@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from harness.parity import ParityReport
     from harness.record import Record
 
+FEW_HELD_OUT = 20
+"""Fewer good images than this cannot place a 95 % quantile: the threshold is their largest score."""
 _EXIT = {"passed": 0, "failed": 1, "not measured": 3}
 
 
@@ -157,6 +159,10 @@ def _fit(options: argparse.Namespace) -> int:
             )
             + f"{manifest.thresholds.held_out_images} held out, threshold {manifest.thresholds.image:.3f}, {state}"
         )
+        if manifest.thresholds.held_out_images < FEW_HELD_OUT:
+            print(
+                f"  the thresholds rest on {manifest.thresholds.held_out_images} held-out images alone: take them as rough"
+            )
     print(
         f"next: python -m harness export {options.out / f'{options.detector}-{options.backbone}'} --format onnx"
     )
