@@ -24,6 +24,7 @@ _ENVIRONMENT = {
     # oneDNN picks a reference convolution under AVX-512 in some builds, 20 to 300 times slower.
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "GLOG_v": "3",
+    # A failed compilation leaves its debris there, not in the user's folder.
     "MS_OM_PATH": tempfile.gettempdir(),
 }
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, datasets, storage
+from harness import artifact, datasets, registry, storage
 from harness.artifact import Artifact, HeadSpec, Manifest, TensorSpec, Thresholds, Training, Variant, Weights
 from harness.heads.padim import OUTPUT
 from harness.preprocess import Preprocessor, standard_steps
@@ -23,9 +23,8 @@ from harness.suite import BenchRequest
 from harness.types import AnyArray, Category, FitRequest, Float32
 
 # MindSpore and onnx read these when they are imported, in whichever test comes first.
-os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-os.environ.setdefault("GLOG_v", "3")
+for _name, _value in registry.backend("mindspore-cpu").environment.items():
+    os.environ.setdefault(_name, _value)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
