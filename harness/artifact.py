@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,7 @@ class Artifact:
         have = ", ".join(variant.id for variant in self.manifest.variants) or "none"
         raise ArtifactError(
             f"{self.path}: no variant in format {' or '.join(formats)} (variants: {have}); "
-            f"run: python -m harness export {self.path} --format {formats[0]}"
+            f"run: python -m harness export {shlex.quote(str(self.path))} --format {formats[0]}"
         )
 
     def model_file(self, variant: Variant) -> Path:

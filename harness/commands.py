@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -163,9 +164,8 @@ def _fit(options: argparse.Namespace) -> int:
             print(
                 f"  the thresholds rest on {manifest.thresholds.held_out_images} held-out images alone: take them as rough"
             )
-    print(
-        f"next: python -m harness export {options.out / f'{options.detector}-{options.backbone}'} --format onnx"
-    )
+    made_in = options.out / f"{options.detector}-{options.backbone}"
+    print(f"next: python -m harness export {shlex.quote(str(made_in))} --format onnx --format mindir")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,5 +44,7 @@ def show(records: Sequence[Record], report: ParityReport | None, *, out: Path) -
         console.print(Text(last, style=_COLOURS[report.verdict]))
     console.print(Text(LEGEND, style="dim"))
     console.print(
-        Text(f"records and evidence: {out}   tables again: python -m harness tables --results {out}")
+        Text(
+            f"records and evidence: {out}   tables again: python -m harness tables --results {shlex.quote(str(out))}"
+        )
     )
