@@ -18,7 +18,7 @@ import msgspec
 import safetensors
 import safetensors.numpy
 
-from harness import storage
+from harness import registry, storage
 from harness.errors import ArtifactError
 from harness.preprocess import Step
 from harness.types import AnyArray
@@ -272,6 +272,14 @@ def locked(path: Path) -> Iterator[None]:
         for left in path.glob(".*.part"):
             left.unlink()
         yield
+
+
+def export(artifact: Artifact, format_: str) -> Variant:
+    """Have the exporter of `format_` write a variant into the artifact, one export at a time, and list it."""
+    with locked(artifact.path):
+        variant: Variant = registry.resolve("format", format_, registry.EXPORTERS)(artifact)
+        add_variant(artifact.path, variant)
+    return variant
 
 
 def add_variant(path: Path, variant: Variant) -> None:

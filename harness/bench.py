@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from harness import datasets, host, metrics, record, registry, storage, timing
+from harness import __version__, datasets, host, metrics, record, registry, storage, timing
 from harness.artifact import Artifact, Variant
 from harness.errors import HarnessError
 from harness.preprocess import Preprocessor
@@ -52,17 +52,14 @@ class Job:
                 "model": self.variant.files,
                 "data": self.fingerprint,
                 "schema": record.SCHEMA,
-                "harness": host.describe().harness,
+                "harness": __version__,
             }
         )
 
     def finished(self) -> Record | None:
         """The record of an earlier run of the same inputs, if it was measured."""
         path = self.out / record.file_name(self.case, self.inputs_sha256)
-        if not path.is_file():
-            return None
-        found = record.read(path)
-        return found if found.status == "measured" else None
+        return record.read(path) if path.is_file() else None  # other outcomes have other file names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +79,7 @@ class _Collected:
 
 def run(job: Job, session: Session, *, load_ms: float, advance: Advance) -> Record:
     """Score every test image through `session` and write record and evidence."""
-    started = now()
+    unmeasured = blank(job, now())  # before the first image: it asks git and the system about this host
     preprocessor = Preprocessor(job.artifact.manifest.preprocessing, until=job.variant.input_stage)
     spec = job.artifact.manifest.head
     head = registry.head(spec.name)(spec.parameters, job.artifact.state(), threads=job.case.threads)
@@ -105,7 +102,7 @@ def run(job: Job, session: Session, *, load_ms: float, advance: Advance) -> Reco
     arrays = EvidenceArrays(maps=maps, masks=truth.masks, frames=np.stack(collected.frames))
     samples_ms = timing.stages(collected.decode, collected.preprocess, collected.infer, collected.head)
     done = msgspec.structs.replace(
-        blank(job, started),
+        unmeasured,
         status="measured",
         device=Device(
             device=session.report.device,

@@ -37,12 +37,11 @@ def _bench(options: argparse.Namespace) -> int:
     if options.artifact is not None:
         if options.data is None:
             raise UsageError("bench --artifact needs --data DIR, the folder that holds the categories")
-        categories = () if "all" in (options.category or ["all"]) else tuple(dict.fromkeys(options.category))
         backends = tuple(dict.fromkeys(options.backend or quickstart.runnable_backends(say)))
         request = suite.BenchRequest(
             artifacts=tuple(options.artifact),
             data=options.data,
-            categories=categories,
+            categories=_wanted(options, ()),
             backends=backends,
             **settings,
         )
@@ -132,6 +131,7 @@ def _fit(options: argparse.Namespace) -> int:
         datasets.load_category(options.data, name)
         for name in _wanted(options, datasets.list_categories(options.data))
     ]
+    made_in = options.out / f"{options.detector}-{options.backbone}"
     fit = registry.resolve("stage", "fit", registry.STAGES)
     for category in categories:
         request = FitRequest(
@@ -140,7 +140,7 @@ def _fit(options: argparse.Namespace) -> int:
             weights=weights,
             dataset=options.data.resolve().name,
             category=category,
-            out=options.out / f"{options.detector}-{options.backbone}" / category.name,
+            out=made_in / category.name,
             seed=options.seed,
             resize=options.resize,
             crop=options.crop,
@@ -164,19 +164,16 @@ def _fit(options: argparse.Namespace) -> int:
             print(
                 f"  the thresholds rest on {manifest.thresholds.held_out_images} held-out images alone: take them as rough"
             )
-    made_in = options.out / f"{options.detector}-{options.backbone}"
     print(f"next: python -m harness export {shlex.quote(str(made_in))} --format onnx --format mindir")
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    from harness import artifact, registry
+    from harness import artifact
 
     for found in artifact.find(options.artifact, ()):
         for name in dict.fromkeys(options.format):
-            with artifact.locked(found.path):
-                variant = registry.resolve("format", name, registry.EXPORTERS)(found)
-                artifact.add_variant(found.path, variant)
+            variant = artifact.export(found, name)
             worst = max(variant.agreement.values())
             print(
                 f"{found.path / variant.model}: agrees with the MindSpore cell to {worst:.1e} (batch 1 and 3)"
@@ -212,13 +209,9 @@ def _tables(options: argparse.Namespace) -> int:
 
 
 def _backends(options: argparse.Namespace) -> int:
-    from concurrent.futures import ThreadPoolExecutor
-
     from harness import registry, worker
 
-    names = registry.backend_names()
-    with ThreadPoolExecutor(2) as pool:
-        reasons = dict(zip(names, pool.map(worker.probe, names), strict=True))
+    reasons = worker.probe_all()
     if options.json:
         rows = [
             {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +39,7 @@ def runnable_backends(say: Say) -> tuple[str, ...]:
     Raises:
         Unavailable: none can.
     """
-    names = registry.backend_names()
-    with ThreadPoolExecutor(2) as pool:
-        reasons = dict(zip(names, pool.map(worker.probe, names), strict=True))
+    reasons = worker.probe_all()
     for name, reason in reasons.items():
         if reason is not None:
             say(f"not run: {name}: {reason}")
@@ -105,6 +102,5 @@ def _export_missing(found: artifact.Artifact) -> list[str]:
     have = {variant.format for variant in found.manifest.variants}
     missing = [name for name in FORMATS if name not in have]
     for name in missing:
-        with artifact.locked(found.path):
-            artifact.add_variant(found.path, registry.resolve("format", name, registry.EXPORTERS)(found))
+        artifact.export(found, name)
     return [name.upper() for name in missing]

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,6 +88,13 @@ def probe(backend: str) -> str | None:
             return _obituary(process.returncode, hung=False, timeout=0) + _tail(log)
     reason: str | None = json.loads(output.splitlines()[-1])["unavailable"]
     return reason
+
+
+def probe_all() -> dict[str, str | None]:
+    """Every backend's name and why it cannot run on this machine; `None` for one that can."""
+    names = registry.backend_names()
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(probe, names), strict=True))
 
 
 def _spawn(arguments: list[str], environment: Any, log: IO[bytes]) -> subprocess.Popen[bytes]:

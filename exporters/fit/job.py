@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from exporters import weights as weights_module
-from exporters.fit.base import Images, Learnt
+from exporters.fit.base import Images, Learner, Learnt
 from exporters.runtime import mindspore as ms
 from harness import __version__, artifact, datasets, host, registry, storage
 from harness.artifact import Artifact, Manifest, Thresholds, Training, Weights
@@ -57,8 +57,8 @@ def _fit(request: FitRequest) -> tuple[Artifact, bool]:
     label = f"fit {request.detector} {request.category.name}"
     started = time.perf_counter()
     with progress(label, len(kept)) as advance:
-        learner = registry.resolve("detector", request.detector, registry.LEARNERS)
-        learnt: Learnt = learner(request, parameters, images, unseen, advance)
+        learner: Learner = registry.resolve("detector", request.detector, registry.LEARNERS)
+        learnt = learner(request, parameters, images, unseen, advance)
     thresholds = _thresholds(learnt, unseen)
     manifest = Manifest(
         schema=artifact.SCHEMA,
