@@ -12,53 +12,53 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from exporters.agreement import agreement
+from exporters.agreement import agreement, outputs
 from exporters.errors import ExportError
 from exporters.runtime import mindspore as ms
-from harness import registry, storage
+from exporters.subject import subject
+from harness import storage
 from harness.artifact import Artifact, TensorSpec, Variant
 from harness.types import AnyArray, Float32
 
-ID = "mindir-fp32"
 
-
-def export(artifact: Artifact) -> Variant:
+def export(artifact: Artifact, *, head_in_graph: bool = False) -> Variant:
     """Export the fitted network into the artifact folder and describe the new variant.
 
     Raises:
         ExportError: MindSpore refused the network.
         ExportMismatch: the file does not agree with the cell.
+        UsageError: the head does not fit into a graph.
     """
-    cell, shape, outputs = registry.resolve("net", artifact.manifest.detector, registry.NETS)(artifact)
-    target = artifact.path / f"{ID}.mindir"
+    net = subject(artifact, head_in_graph=head_in_graph)
+    id_ = f"mindir-fp32{net.variant}"
+    target = artifact.path / f"{id_}.mindir"
     with TemporaryDirectory(prefix="export-") as folder:  # MindSpore refuses blanks and umlauts in paths
         made = Path(folder) / "model.mindir"
-        image = ms.Tensor(np.zeros((1, *shape), np.float32))
+        image = ms.Tensor(np.zeros((1, *net.shape), np.float32))
         try:
-            ms.export(cell, image, file_name=str(made), file_format="MINDIR")
+            ms.export(net.cell, image, file_name=str(made), file_format="MINDIR")
         except (RuntimeError, ValueError, TypeError) as error:
             raise ExportError(f"MindSpore cannot export this network to MINDIR: {error}") from error
         graph = ms.nn.GraphCell(ms.load(str(made)))
 
         def run(batch: Float32) -> dict[str, AnyArray]:
-            result = graph(ms.Tensor(batch))
-            tensors = result if isinstance(result, tuple) else (result,)
-            return {name: tensor.asnumpy() for name, tensor in zip(outputs, tensors, strict=True)}
+            return outputs(graph, batch, net.outputs)
 
-        difference = agreement(cell, run, shape=shape, outputs=outputs, what=f"{artifact.path.name}: MINDIR")
-        first = run(np.zeros((1, *shape), np.float32))
+        difference = agreement(net, run, what="MINDIR")
+        first = run(np.zeros((1, *net.shape), np.float32))
         with storage.replacing(target) as temporary:
             shutil.copyfile(made, temporary)
     return Variant(
-        id=ID,
+        id=id_,
         format="mindir",
         precision="fp32",
-        input=TensorSpec(name="image", dtype="float32", shape=(None, *shape)),
-        input_stage="layout",
+        input=TensorSpec(name="image", dtype="float32", shape=(None, *net.shape)),
+        input_stage=net.input_stage,
         outputs=tuple(
             TensorSpec(name=name, dtype=str(array.dtype), shape=(None, *array.shape[1:]))
             for name, array in first.items()
         ),
+        contains=net.contains,
         files={target.name: storage.sha256_of_file(target)},
         agreement=difference,
         software={"mindspore": ms.__version__},

@@ -12,7 +12,8 @@ import numpy as np
 from exporters.agreement import agreement
 from exporters.errors import ExportError
 from exporters.runtime import mindspore as ms
-from harness import __version__, registry, storage
+from exporters.subject import Subject, subject
+from harness import __version__, storage
 from harness.artifact import Artifact, TensorSpec, Variant
 from harness.errors import MissingExtra
 from harness.types import AnyArray, Float32
@@ -26,39 +27,38 @@ try:
 except ImportError as _error:
     raise MissingExtra("onnx", "mindspore", needed_for="Exporting ONNX") from _error
 
-ID = "onnx-fp32"
 
-
-def export(artifact: Artifact) -> Variant:
+def export(artifact: Artifact, *, head_in_graph: bool = False) -> Variant:
     """Export the fitted network into the artifact folder and describe the new variant.
 
     Raises:
         ExportError: MindSpore, the ONNX checker or strict shape inference refused the graph.
         ExportMismatch: the file does not agree with the cell.
         MissingExtra: onnxruntime, which runs the comparison, is not installed.
+        UsageError: the head does not fit into a graph.
     """
-    cell, shape, outputs = registry.resolve("net", artifact.manifest.detector, registry.NETS)(artifact)
-    target = artifact.path / f"{ID}.onnx"
+    net = subject(artifact, head_in_graph=head_in_graph)
+    id_ = f"onnx-fp32{net.variant}"
+    target = artifact.path / f"{id_}.onnx"
     with tempfile.TemporaryDirectory(
         prefix="export-"
     ) as folder:  # MindSpore refuses blanks and umlauts in paths
-        model = _exported(cell, shape, Path(folder))
-        _name_outputs(model, outputs)
+        model = _exported(net, Path(folder))
+        _name_outputs(model, net.outputs)
         _free_batch(model)
         _describe(model, artifact)
         model = _checked(model)
         with storage.replacing(target) as temporary:
             onnx.save(model, str(temporary), format="protobuf")
-            difference = agreement(
-                cell, _runner(temporary), shape=shape, outputs=outputs, what=f"{artifact.path.name}: ONNX"
-            )
+            difference = agreement(net, _runner(temporary), what="ONNX")
     return Variant(
-        id=ID,
+        id=id_,
         format="onnx",
         precision="fp32",
         input=_spec(model.graph.input[0]),
-        input_stage="layout",
+        input_stage=net.input_stage,
         outputs=tuple(_spec(output) for output in model.graph.output),
+        contains=net.contains,
         files={target.name: storage.sha256_of_file(target)},
         agreement=difference,
         software={
@@ -69,10 +69,11 @@ def export(artifact: Artifact) -> Variant:
     )
 
 
-def _exported(cell: Any, shape: Sequence[int], folder: Path) -> onnx.ModelProto:
+def _exported(net: Subject, folder: Path) -> onnx.ModelProto:
     path = folder / "model.onnx"
     try:
-        ms.export(cell, ms.Tensor(np.zeros((1, *shape), np.float32)), file_name=str(path), file_format="ONNX")
+        image = ms.Tensor(np.zeros((1, *net.shape), np.float32))
+        ms.export(net.cell, image, file_name=str(path), file_format="ONNX")
     except (RuntimeError, ValueError, TypeError) as error:
         raise ExportError(f"MindSpore cannot export this network to ONNX: {error}") from error
     return onnx.load(str(path))
@@ -157,8 +158,10 @@ def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise ExportError(f"the exported ONNX graph is invalid: {error}") from error
     for output in inferred.graph.output:
-        if output.type.tensor_type.shape.dim[0].dim_param != "batch":
+        batch = output.type.tensor_type.shape.dim[0]
+        if batch.HasField("dim_value"):
             raise ExportError(f"output {output.name}: a constant of the graph fixes its batch axis")
+        batch.dim_param = "batch"  # a Reshape to -1 gives it another symbol; that it follows the batch is run below
     return inferred
 
 

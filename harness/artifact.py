@@ -82,7 +82,8 @@ class Thresholds(_Strict, frozen=True, kw_only=True):
     pixel: float
     """A pixel is called defective when its map value is greater."""
     image_quantile: float
-    pixel_quantile: float
+    pixel_quantile: float | None
+    """`None`: the pixel threshold was given."""
     held_out_images: int
     """How many images the quantiles rest on."""
 
@@ -101,7 +102,7 @@ class Weights(_Strict, frozen=True, kw_only=True):
     """Where the backbone's parameters came from."""
 
     source: str
-    """File name, or `random`: an untrained backbone."""
+    """File name, `random` for an untrained backbone, `none` for a detector without one."""
     sha256: str
     seed: int | None = None
     """Seed of the untrained backbone."""
@@ -274,10 +275,11 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def export(artifact: Artifact, format_: str) -> Variant:
+def export(artifact: Artifact, format_: str, *, head_in_graph: bool = False) -> Variant:
     """Have the exporter of `format_` write a variant into the artifact, one export at a time, and list it."""
     with locked(artifact.path):
-        variant: Variant = registry.resolve("format", format_, registry.EXPORTERS)(artifact)
+        exporter = registry.resolve("format", format_, registry.EXPORTERS)
+        variant: Variant = exporter(artifact, head_in_graph=head_in_graph)
         add_variant(artifact.path, variant)
     return variant
 

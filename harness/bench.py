@@ -19,6 +19,7 @@ import numpy as np
 from harness import __version__, datasets, host, metrics, record, registry, storage, timing
 from harness.artifact import Artifact, Variant
 from harness.errors import HarnessError
+from harness.heads.graph import HEAD
 from harness.preprocess import Preprocessor
 from harness.record import Data, Device, EvidenceArrays, ImageResult, Record
 from harness.types import AnyArray, Bool, Case, Category, Float32, Sample, UInt8
@@ -81,8 +82,7 @@ def run(job: Job, session: Session, *, load_ms: float, advance: Advance) -> Reco
     """Score every test image through `session` and write record and evidence."""
     unmeasured = blank(job, now())  # before the first image: it asks git and the system about this host
     preprocessor = Preprocessor(job.artifact.manifest.preprocessing, until=job.variant.input_stage)
-    spec = job.artifact.manifest.head
-    head = registry.head(spec.name)(spec.parameters, job.artifact.state(), threads=job.case.threads)
+    head = _head(job)
     samples = job.category.test
     truth = _read_truth(job, preprocessor)
     first_inference_ms = _warm_up(job, session, preprocessor, head)
@@ -137,6 +137,14 @@ def run(job: Job, session: Session, *, load_ms: float, advance: Advance) -> Reco
     return done
 
 
+def _head(job: Job) -> Head:
+    """The detector's head in numpy, or what passes on the scores of a graph that holds it."""
+    spec = job.artifact.manifest.head
+    if HEAD in job.variant.contains:
+        return registry.head("graph")(spec.parameters, {}, threads=job.case.threads)
+    return registry.head(spec.name)(spec.parameters, job.artifact.state(), threads=job.case.threads)
+
+
 def blank(job: Job, started: str) -> Record:
     """A record of `job` that holds no measurement yet."""
     manifest = job.artifact.manifest
@@ -174,7 +182,7 @@ def _warm_up(job: Job, session: Session, preprocessor: Preprocessor, head: Head)
     shapes = sorted({len(batch) for batch in _batches(samples, job.case.batch_size)}, reverse=True)
     taken_ms = []
     for size in shapes:
-        batch = np.stack([preprocessor.tensor(frame)] * size)
+        batch = np.concatenate([preprocessor.windows(preprocessor.tensor(frame))] * size)
         for _ in range(max(1, job.case.warmup)):
             begin = time.perf_counter_ns()
             outputs = session.run(batch)
@@ -203,7 +211,7 @@ def _score(
         collected.digests.append({name: storage.sha256_of_array(array) for name, array in stages.items()})
         tensors.append(tensor)
     begin = time.perf_counter_ns()
-    batch = np.stack(tensors)
+    batch = np.concatenate([preprocessor.windows(tensor) for tensor in tensors])
     outputs = session.run(batch)
     inferred = time.perf_counter_ns()
     scores = head(batch, outputs)

@@ -20,7 +20,7 @@ from typing import Any
 from harness import __version__
 from harness.errors import HarnessError
 
-DETECTORS = ("padim",)
+DETECTORS = ("padim", "patchcore", "fastflow", "stpm", "ssim_ae")
 BACKBONES = ("resnet18", "wide_resnet50_2", "wide_resnet101_2")
 FORMATS = ("onnx", "mindir", "air")
 
@@ -128,12 +128,11 @@ def _add_bench(commands: Any) -> None:
 def _add_fit(commands: Any) -> None:
     fit = commands.add_parser("fit", help="fit a detector on the good images of a category")
     fit.add_argument("--detector", choices=DETECTORS, default="padim")
-    fit.add_argument("--backbone", choices=BACKBONES, default="resnet18")
+    fit.add_argument("--backbone", choices=BACKBONES, help="(resnet18; SSIM-AE has none)")
     fit.add_argument(
         "--weights",
-        required=True,
         metavar="W",
-        help="backbone weights, or `random` for an untrained, seeded backbone",
+        help="backbone weights, or `random` for an untrained, seeded backbone (SSIM-AE has none)",
     )
     fit.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder that holds the categories"
@@ -143,21 +142,32 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument(
         "--seed", type=int, default=0, help="of hold-out, channel draw, untrained backbone (%(default)s)"
     )
+    for name, kind, what in (
+        ("resize", _positive, "squash images to N x N pixels"),
+        ("crop", _positive, "then keep the centre N x N"),
+        ("epochs", _positive, "passes over the images"),
+        ("batch-size", _positive, "images per optimiser step"),
+        ("micro-batch", _positive, "images per gradient, accumulated up to the batch (less memory)"),
+        ("workers", _positive, "processes that share each batch, one device each (msrun)"),
+        ("early-stop", _positive, "stop after N epochs without a lower loss on held-out good images"),
+    ):
+        fit.add_argument(f"--{name}", type=kind, metavar="N", help=what)
     fit.add_argument(
-        "--resize", type=_positive, default=256, metavar="PX", help="squash to PX x PX (%(default)s)"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other setting of the detector, repeats; see: python -m harness settings DETECTOR",
+    )
+    fit.add_argument("--device", choices=("cpu", "ascend", "gpu"), default="cpu", help="(%(default)s)")
+    fit.add_argument("--precision", choices=("fp32", "mixed"), default="fp32", help="(%(default)s)")
+    fit.add_argument(
+        "--init-from", type=Path, metavar="FILE", help="start from a checkpoint or a net.safetensors"
     )
     fit.add_argument(
-        "--crop", type=_positive, default=224, metavar="PX", help="then the centre (%(default)s)"
+        "--checkpoint-every", type=_positive, default=10, metavar="N", help="epochs (%(default)s)"
     )
-    fit.add_argument(
-        "--channels", type=_positive, metavar="D", help="PaDiM: channels kept (100, wide networks 550)"
-    )
-    fit.add_argument(
-        "--channel-draw",
-        choices=("numpy", "modelzoo"),
-        default="numpy",
-        help="PaDiM: our seeded draw, or the model zoo's own (%(default)s)",
-    )
+    fit.add_argument("--resume", action="store_true", help="go on with a training that was cut short")
     fit.add_argument("--force", action="store_true", help="replace an artifact fitted from another request")
     fit.set_defaults(run="fit")
 
@@ -166,6 +176,11 @@ def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", help="write runnable forms of an artifact's network")
     export.add_argument("artifact", type=Path, metavar="ARTIFACT", help="artifact, or a folder of them")
     export.add_argument("--format", choices=FORMATS, action="append", required=True, help="repeats")
+    export.add_argument(
+        "--head-in-graph",
+        action="store_true",
+        help="the graph also holds the head: image in, map and score out",
+    )
     export.set_defaults(run="export")
 
 

@@ -15,6 +15,7 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from harness.parity import ParityReport
     from harness.record import Record
+    from harness.settings import Settings
 
 FEW_HELD_OUT = 20
 """Fewer good images than this cannot place a 95 % quantile: the threshold is their largest score."""
@@ -124,33 +125,40 @@ def _fit(options: argparse.Namespace) -> int:
     from harness import datasets, registry
     from harness.types import FitRequest
 
-    weights = None if options.weights == "random" else Path(options.weights)
-    if weights is None:
+    wanted = _fit_settings(options)
+    backbone = "none" if options.detector == "ssim_ae" else options.backbone or "resnet18"
+    if options.weights is None and backbone != "none":
+        raise UsageError("fit needs --weights W: a backbone's file, or `random` for an untrained one")
+    weights = None if options.weights in ("random", None) else Path(options.weights)
+    if options.weights == "random":
         print("backbone: untrained, drawn from the seed: for trying things out, never for a claim")
     categories = [
         datasets.load_category(options.data, name)
         for name in _wanted(options, datasets.list_categories(options.data))
     ]
-    made_in = options.out / f"{options.detector}-{options.backbone}"
+    made_in = options.out / (options.detector if backbone == "none" else f"{options.detector}-{backbone}")
     fit = registry.resolve("stage", "fit", registry.STAGES)
     for category in categories:
         request = FitRequest(
             detector=options.detector,
-            backbone=options.backbone,
+            backbone=backbone,
             weights=weights,
             dataset=options.data.resolve().name,
             category=category,
             out=made_in / category.name,
+            settings=wanted,
             seed=options.seed,
-            resize=options.resize,
-            crop=options.crop,
-            options={"channels": options.channels, "draw": options.channel_draw},
+            device=options.device,
+            precision=options.precision,
+            init_from=options.init_from,
+            checkpoint_every=options.checkpoint_every,
+            resume=options.resume,
             force=options.force,
         )
         made, fresh = fit(request)
         manifest = made.manifest
         report = manifest.fit_report
-        state = f"state {report['state_bytes'] / 1e6:.0f} MB ({report['covariance_form']})"
+        state = f"state {report.get('state_bytes', 0) / 1e6:.0f} MB"
         print(
             f"{made.path}: "
             + (
@@ -168,12 +176,27 @@ def _fit(options: argparse.Namespace) -> int:
     return 0
 
 
+def _fit_settings(options: argparse.Namespace) -> Settings:
+    from harness import settings
+
+    flags = ("resize", "crop", "epochs", "batch_size", "micro_batch", "workers", "early_stop")
+    given: dict[str, Any] = {
+        name: getattr(options, name) for name in flags if getattr(options, name) is not None
+    }
+    for item in options.set:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"--set {item}: expected NAME=VALUE")
+        given[name.strip().replace("-", "_")] = value.strip()
+    return settings.settings(options.detector, given)
+
+
 def _export(options: argparse.Namespace) -> int:
     from harness import artifact
 
     for found in artifact.find(options.artifact, ()):
         for name in dict.fromkeys(options.format):
-            variant = artifact.export(found, name)
+            variant = artifact.export(found, name, head_in_graph=options.head_in_graph)
             worst = max(variant.agreement.values())
             print(
                 f"{found.path / variant.model}: agrees with the MindSpore cell to {worst:.1e} (batch 1 and 3)"

@@ -39,9 +39,9 @@ class Decode(_Step, tag="decode", frozen=True, kw_only=True):
 
 
 class Colour(_Step, tag="colour", frozen=True, kw_only=True):
-    """Grey or BGR → three channels in `order`."""
+    """Grey or BGR → three channels in `order`, or one for `GREY` (ITU-R BT.601 in 14-bit integers, OpenCV's)."""
 
-    order: Literal["RGB", "BGR"]
+    order: Literal["RGB", "BGR", "GREY"]
 
 
 class Resize(_Step, tag="resize", frozen=True, kw_only=True):
@@ -78,10 +78,37 @@ class Layout(_Step, tag="layout", frozen=True, kw_only=True):
     order: Literal["NCHW"]
 
 
-Step = Decode | Colour | Resize | Crop | Scale | Normalise | Layout
+class Windows(_Step, tag="windows", frozen=True, kw_only=True):
+    """(C, H, W) → (count, C, size, size), row by row: one image becomes several inputs of the network."""
+
+    size: Size
+    stride: Size
+
+    def origins(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """Top and left of each window.
+
+        Raises:
+            ArtifactError: the windows do not end at the border.
+        """
+        if (
+            min(height, width) < self.size
+            or (height - self.size) % self.stride
+            or (width - self.size) % self.stride
+        ):
+            raise ArtifactError(
+                f"windows of {self.size} pixels every {self.stride} do not cover {height} x {width} pixels to the border"
+            )
+        return tuple(
+            (top, left)
+            for top in range(0, height - self.size + 1, self.stride)
+            for left in range(0, width - self.size + 1, self.stride)
+        )
 
 
-def standard_steps(resize: int, crop: int) -> tuple[Step, ...]:
+Step = Decode | Colour | Resize | Crop | Scale | Normalise | Layout | Windows
+
+
+def standard_steps(resize: int, crop: int, interpolation: Interpolation = "pyramid") -> tuple[Step, ...]:
     """Squash to `resize` × `resize`, centre `crop` × `crop`, ImageNet normalisation (PaDiM, section IV-A).
 
     Raises:
@@ -92,7 +119,7 @@ def standard_steps(resize: int, crop: int) -> tuple[Step, ...]:
     return (
         Decode(),
         Colour(order="RGB"),
-        Resize(height=resize, width=resize, interpolation="pyramid"),
+        Resize(height=resize, width=resize, interpolation=interpolation),
         Crop(height=crop, width=crop),
         Scale(divisor=255.0),
         Normalise(mean=IMAGENET_MEAN, std=IMAGENET_STD),
@@ -140,7 +167,8 @@ class Preprocessor:
     """The host's part of the list, ready to run.
 
     `decode`, then `frame`, then `tensor` are the stages that are timed and digested:
-    pixels as stored, uint8 (H, W, 3) as the network sees them, and the network's input.
+    pixels as stored, uint8 (H, W, C) as the network sees them, and the image as the network's input; `windows` cuts that
+    into the inputs of a network smaller than the image.
     """
 
     def __init__(self, steps: tuple[Step, ...], *, until: str = "layout") -> None:
@@ -158,6 +186,7 @@ class Preprocessor:
         host = steps[: stages.index(until) + 1]
         self._table = _lookup_table(host)
         self._channels_first = any(isinstance(step, Layout) for step in host)
+        self._windows = next((step for step in host if isinstance(step, Windows)), None)
 
     @staticmethod
     def decode(path: Path) -> UInt8:
@@ -165,25 +194,35 @@ class Preprocessor:
         return read_image(path)
 
     def frame(self, pixels: UInt8) -> UInt8:
-        """The picture the network sees: colour order, resize and crop done; uint8 (H, W, 3)."""
+        """The picture the network sees: colour order, resize and crop done; uint8 (H, W, 3), grey (H, W, 1)."""
         image: AnyArray = pixels
         for step in self._geometry:
             image = _resized(image, step) if isinstance(step, Resize) else _centre(image, step)
         # Colour comes after the geometry only because it is cheaper there: every channel is resized alike.
-        if image.ndim == 2:
+        if self._order == "GREY":
+            image = (image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[:, :, None]
+        elif image.ndim == 2:
             image = np.repeat(image[:, :, None], 3, axis=2)
         elif self._order == "RGB":
             image = image[:, :, ::-1]
         return np.ascontiguousarray(image, dtype=np.uint8)
 
     def tensor(self, frame: UInt8) -> AnyArray:
-        """The network's input for one image: float32 (3, H, W), or uint8 (H, W, 3) where the graph normalises."""
+        """One image as the network takes it: float32 (C, H, W), or uint8 (H, W, C) where the graph normalises."""
         if self._table is None:
             return np.ascontiguousarray(frame.transpose(2, 0, 1)) if self._channels_first else frame
-        planes = np.empty((3, *frame.shape[:2]), np.float32)
-        for channel in range(3):
+        planes = np.empty((frame.shape[2], *frame.shape[:2]), np.float32)
+        for channel in range(frame.shape[2]):
             self._table[channel].take(frame[:, :, channel], out=planes[channel])
         return planes if self._channels_first else np.ascontiguousarray(planes.transpose(1, 2, 0))
+
+    def windows(self, tensor: AnyArray) -> AnyArray:
+        """The network's inputs for one image: (windows, …), one where no step cuts windows."""
+        if self._windows is None:
+            return tensor[None]
+        size = self._windows.size
+        origins = self._windows.origins(*tensor.shape[1:])
+        return np.stack([tensor[:, top : top + size, left : left + size] for top, left in origins])
 
     def mask(self, mask: Bool) -> tuple[Bool, bool]:
         """Ground truth in the frame of the map, and whether the crop cut defective pixels away.
@@ -201,7 +240,7 @@ class Preprocessor:
         return image.astype(np.bool_), cut
 
 
-_ORDER = ("decode", "colour", "resize", "crop", "scale", "normalise", "layout")
+_ORDER = ("decode", "colour", "resize", "crop", "scale", "normalise", "layout", "windows")
 
 
 def _lookup_table(steps: tuple[Step, ...]) -> Float32 | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import artifact, datasets, registry, worker
 from harness.errors import ArtifactError, Unavailable
+from harness.settings import Padim
 from harness.types import FitRequest
 
 DETECTOR = "padim"
@@ -78,6 +79,7 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
             dataset=data.name,
             category=datasets.load_category(data, name),
             out=artifacts / name,
+            settings=Padim(),
             seed=seed,
         )
         try:

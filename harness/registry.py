@@ -25,9 +25,30 @@ BACKENDS = {
     "mindspore-cpu": "backends.mindspore:cpu",
     "ascend910": "backends.mindspore:ascend910",
 }
-HEADS = {"padim": "harness.heads.padim:PadimHead"}
-LEARNERS = {"padim": "exporters.fit.padim:learn"}
-NETS = {"padim": "exporters.nets.padim:from_artifact"}
+HEADS = {
+    "padim": "harness.heads.padim:PadimHead",
+    "patchcore": "harness.heads.patchcore:PatchcoreHead",
+    "fastflow": "harness.heads.fastflow:FastflowHead",
+    "stpm": "harness.heads.stpm:StpmHead",
+    "ssim_ae": "harness.heads.ssim_ae:SsimAeHead",
+    "graph": "harness.heads.graph:GraphHead",
+}
+LEARNERS = {
+    "padim": "exporters.fit.padim:learn",
+    "patchcore": "exporters.fit.patchcore:learn",
+    "fastflow": "exporters.fit.fastflow:learn",
+    "stpm": "exporters.fit.stpm:learn",
+    "ssim_ae": "exporters.fit.ssim_ae:learn",
+}
+NETS = {
+    "padim": "exporters.nets.padim:from_artifact",
+    "patchcore": "exporters.nets.patchcore:from_artifact",
+    "fastflow": "exporters.nets.fastflow:from_artifact",
+    "stpm": "exporters.nets.stpm:from_artifact",
+    "ssim_ae": "exporters.nets.ssim_ae:from_artifact",
+}
+NETS_WITH_HEAD = {name: module.replace(":from_artifact", ":with_head") for name, module in NETS.items()}
+"""Networks whose graph also holds the head: image in, map and score out."""
 EXPORTERS = {
     "onnx": "exporters.onnx:export",
     "mindir": "exporters.mindir:export",

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from harness.settings import Settings
+
+Device = Literal["cpu", "ascend", "gpu"]
 Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
@@ -64,17 +67,24 @@ class FitRequest:
 
     detector: str
     backbone: str
+    """`none` for a detector without one."""
     weights: Path | None
-    """Backbone weights; `None` for an untrained backbone drawn from `seed`."""
+    """Backbone weights; `None` for an untrained backbone drawn from `seed`, or for none at all."""
     dataset: str
     category: Category
     out: Path
     """The artifact folder to make."""
+    settings: Settings
     seed: int = 0
-    resize: int = 256
-    crop: int = 224
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of this detector alone, by name."""
+    device: Device = "cpu"
+    """What a training runs on."""
+    precision: Literal["fp32", "mixed"] = "fp32"
+    init_from: Path | None = None
+    """A checkpoint or an artifact's `net.safetensors` that the training starts from."""
+    checkpoint_every: int = 10
+    """Epochs between checkpoints."""
+    resume: bool = False
+    """Go on from the checkpoint that an unfinished training left."""
     force: bool = False
     """Replace an artifact that was fitted from another request."""
 

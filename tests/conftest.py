@@ -19,6 +19,7 @@ from harness import artifact, datasets, registry, storage
 from harness.artifact import Artifact, HeadSpec, Manifest, TensorSpec, Thresholds, Training, Variant, Weights
 from harness.heads.padim import OUTPUT
 from harness.preprocess import Preprocessor, standard_steps
+from harness.settings import Padim
 from harness.suite import BenchRequest
 from harness.types import AnyArray, Category, FitRequest, Float32
 
@@ -87,8 +88,7 @@ def request_to_fit(tmp_path_factory: pytest.TempPathFactory) -> FitRequest:
         dataset="data",
         category=datasets.load_category(folder / "data", "widget"),
         out=folder / "artifacts" / "padim-resnet18" / "widget",
-        resize=72,
-        crop=64,
+        settings=Padim(resize=72, crop=64),
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from exporters.fit.training import TrainingLog
 from harness.artifact import HeadSpec
 from harness.preprocess import Preprocessor
-from harness.progress import Advance
 from harness.types import AnyArray, FitRequest, Float32, Sample
 
 BATCH = 8
@@ -28,6 +28,12 @@ class Learnt:
     head: HeadSpec
     report: Mapping[str, Any]
     """What a person wants to know of this fit: sizes, bounds, choices."""
+    training: TrainingLog | None = None
+    """How the training went; none for a detector that is fitted without gradients."""
+    pixel_quantile: float = 0.995
+    """Of the held-out good maps: the pixel threshold."""
+    pixel_threshold: float | None = None
+    """A pixel threshold that was given, in place of the quantile."""
 
 
 class Learner(Protocol):
@@ -39,9 +45,8 @@ class Learner(Protocol):
         weights: Mapping[str, Float32],
         images: Images,
         unseen: Images,
-        advance: Advance,
     ) -> Learnt:
-        """Learn from `images`, calling `advance` with the number of images done.
+        """Learn from `images`, showing progress.
 
         `unseen` are the good images held out for the thresholds: nothing is learnt from them, but numerical choices may
         be checked on them.
@@ -55,8 +60,16 @@ class Images:
     samples: Sequence[Sample]
     preprocessor: Preprocessor
 
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.samples)
+
+    def tensors(self) -> Float32:
+        """All images at once: float32 (N, C, H, W), no windows cut; 0.8 MB for each of 3 × 256 × 256 pixels."""
+        return np.stack([self._tensor(sample) for sample in self.samples])
+
     def batches(self, size: int = BATCH) -> Iterator[tuple[Float32, int]]:
-        """Batches float32 (size, 3, H, W) and how many of their rows are images.
+        """Batches of network inputs for `size` images, float32 (size · windows, C, h, w), and how many images are real.
 
         The last batch repeats its last image to keep the shape: every new shape would compile the network again.
         """
@@ -64,7 +77,7 @@ class Images:
             chunk = self.samples[start : start + size]
             tensors = [self._tensor(sample) for sample in chunk]
             tensors += tensors[-1:] * (size - len(chunk))
-            yield np.stack(tensors), len(chunk)
+            yield np.concatenate([self.preprocessor.windows(tensor) for tensor in tensors]), len(chunk)
 
     def _tensor(self, sample: Sample) -> AnyArray:
         return self.preprocessor.tensor(self.preprocessor.frame(self.preprocessor.decode(sample.path)))

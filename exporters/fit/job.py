@@ -17,12 +17,22 @@ from exporters.runtime import mindspore as ms
 from harness import __version__, artifact, datasets, host, registry, storage
 from harness.artifact import Artifact, Manifest, Thresholds, Training, Weights
 from harness.errors import ArtifactError, DatasetError
-from harness.preprocess import Preprocessor, Step, standard_steps
-from harness.progress import progress
+from harness.preprocess import (
+    Colour,
+    Crop,
+    Decode,
+    Layout,
+    Preprocessor,
+    Resize,
+    Scale,
+    Step,
+    Windows,
+    standard_steps,
+)
+from harness.settings import Settings, SsimAe
 from harness.types import Category, FitRequest, Float32, Sample
 
 IMAGE_QUANTILE = 0.95
-PIXEL_QUANTILE = 0.995
 HELD_OUT_SHARE = 10
 """One image in this many is held out of the fit to set the thresholds."""
 
@@ -45,7 +55,7 @@ def fit(request: FitRequest) -> tuple[Artifact, bool]:
 
 def _fit(request: FitRequest) -> tuple[Artifact, bool]:
     source, parameters = _weights(request)
-    steps = standard_steps(request.resize, request.crop)
+    steps = preprocessing(request.settings)
     fingerprint = datasets.fingerprint(request.category, "train")
     digest = _request_digest(request, source, steps, fingerprint)
     earlier = _earlier(request, digest)
@@ -54,11 +64,9 @@ def _fit(request: FitRequest) -> tuple[Artifact, bool]:
     kept, held_out = hold_out(request.category, request.seed)
     preprocessor = Preprocessor(steps)
     images, unseen = (Images(samples=samples, preprocessor=preprocessor) for samples in (kept, held_out))
-    label = f"fit {request.detector} {request.category.name}"
     started = time.perf_counter()
-    with progress(label, len(kept)) as advance:
-        learner: Learner = registry.resolve("detector", request.detector, registry.LEARNERS)
-        learnt = learner(request, parameters, images, unseen, advance)
+    learner: Learner = registry.resolve("detector", request.detector, registry.LEARNERS)
+    learnt = learner(request, parameters, images, unseen)
     thresholds = _thresholds(learnt, unseen)
     manifest = Manifest(
         schema=artifact.SCHEMA,
@@ -91,6 +99,27 @@ def _fit(request: FitRequest) -> tuple[Artifact, bool]:
     return _write(request.out, manifest, learnt), True
 
 
+def preprocessing(settings: Settings) -> tuple[Step, ...]:
+    """The steps from image file to network input; windows only where the network is smaller than the image.
+
+    Raises:
+        ArtifactError: the windows do not end at the image's border.
+    """
+    if not isinstance(settings, SsimAe):
+        return standard_steps(settings.resize, settings.crop, settings.interpolation)
+    windows = Windows(size=settings.window, stride=settings.stride)
+    windows.origins(settings.crop, settings.crop)
+    return (
+        Decode(),
+        Colour(order="GREY" if settings.channels == 1 else "RGB"),
+        Resize(height=settings.resize, width=settings.resize, interpolation=settings.interpolation),
+        Crop(height=settings.crop, width=settings.crop),
+        Scale(divisor=255.0),
+        Layout(order="NCHW"),
+        windows,
+    )
+
+
 def hold_out(category: Category, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Split the good training images into those to fit on and a seeded tenth, at least one, for the thresholds.
 
@@ -109,6 +138,8 @@ def hold_out(category: Category, seed: int) -> tuple[tuple[Sample, ...], tuple[S
 
 
 def _weights(request: FitRequest) -> tuple[Weights, dict[str, Float32]]:
+    if request.backbone == "none":
+        return Weights(source="none", sha256=storage.sha256_of_arrays({})), {}
     if request.weights is None:
         arrays = weights_module.random_backbone(request.backbone, request.seed)
         return Weights(source="random", sha256=storage.sha256_of_arrays(arrays), seed=request.seed), arrays
@@ -125,8 +156,11 @@ def _request_digest(request: FitRequest, source: Weights, steps: tuple[Step, ...
         "fingerprint": fingerprint,
         "steps": msgspec.to_builtins(steps),
         "seed": request.seed,
-        "options": dict(request.options),
-        "quantiles": [IMAGE_QUANTILE, PIXEL_QUANTILE],
+        "settings": msgspec.to_builtins(request.settings),
+        "device": request.device,
+        "precision": request.precision,
+        "init_from": None if request.init_from is None else storage.sha256_of_file(request.init_from),
+        "quantile": IMAGE_QUANTILE,
         "harness": __version__,
         "code": _code_digest(),
     }
@@ -165,9 +199,10 @@ def _thresholds(learnt: Learnt, images: Images) -> Thresholds:
         scores.append(scored.images[:real])
     return Thresholds(
         image=float(np.quantile(np.concatenate(scores), IMAGE_QUANTILE, method="higher")),
-        pixel=float(np.quantile(np.concatenate(maps), PIXEL_QUANTILE, method="higher")),
+        pixel=learnt.pixel_threshold
+        or float(np.quantile(np.concatenate(maps), learnt.pixel_quantile, method="higher")),
         image_quantile=IMAGE_QUANTILE,
-        pixel_quantile=PIXEL_QUANTILE,
+        pixel_quantile=None if learnt.pixel_threshold else learnt.pixel_quantile,
         held_out_images=len(images.samples),
     )
 

@@ -16,7 +16,8 @@ from harness import host
 from harness.artifact import HeadSpec
 from harness.errors import UsageError
 from harness.heads.padim import BLOCK_ROWS, OUTPUT
-from harness.progress import Advance
+from harness.progress import progress
+from harness.settings import Padim
 from harness.types import AnyArray, FitRequest, Float32
 
 EPSILON = 0.01
@@ -59,29 +60,28 @@ def choose_channels(backbone: str, count: int, *, seed: int, draw: str) -> list[
     return chosen
 
 
-def learn(
-    request: FitRequest, weights: Mapping[str, Float32], images: Images, unseen: Images, advance: Advance
-) -> Learnt:
+def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, unseen: Images) -> Learnt:
     """Fit the Gaussians of all positions."""
-    if request.crop % 16:
-        raise UsageError(
-            f"--crop {request.crop}: PaDiM needs a multiple of 16, where the three layers' grids nest"
-        )
-    count = int(request.options.get("channels") or CHANNELS[request.backbone])
-    draw = str(request.options.get("draw") or "numpy")
-    channels = choose_channels(request.backbone, count, seed=request.seed, draw=draw)
-    net = PadimNet(request.backbone, channels, (request.crop, request.crop))
+    settings = request.settings
+    assert isinstance(settings, Padim)  # noqa: S101 - `harness.settings` pairs them
+    crop = settings.crop
+    if crop % 16:
+        raise UsageError(f"--crop {crop}: PaDiM needs a multiple of 16, where the three layers' grids nest")
+    count = settings.channels or CHANNELS[request.backbone]
+    channels = choose_channels(request.backbone, count, seed=request.seed, draw=settings.draw)
+    net = PadimNet(request.backbone, channels, (crop, crop))
     load(net, weights)
 
     def run(batch: Float32) -> dict[str, AnyArray]:
         return {OUTPUT: net(ms.Tensor(batch)).asnumpy()}
 
-    side = request.crop // 4
+    side = crop // 4
     gaussians = GaussianAccumulator(side * side, count)
-    for batch, real in images.batches():
-        for embedding in run(batch)[OUTPUT][:real]:
-            gaussians.add(embedding.reshape(count, -1))
-        advance(real)
+    with progress(f"fit padim {request.category.name}", len(images)) as advance:
+        for batch, real in images.batches():
+            for embedding in run(batch)[OUTPUT][:real]:
+                gaussians.add(embedding.reshape(count, -1))
+            advance(real)
     probe, real = next(unseen.batches())
     factors = factorise(
         gaussians,
@@ -96,8 +96,8 @@ def learn(
         run=run,
         net=weights,
         state=_state(gaussians, factors, channels),
-        head=HeadSpec(name="padim", parameters=parameters | {"map_size": [request.crop, request.crop]}),
-        report=_report(factors, draw, count),
+        head=HeadSpec(name="padim", parameters=parameters | {"map_size": [crop, crop]}),
+        report=_report(factors, settings.draw, count),
     )
 
 

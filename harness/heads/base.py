@@ -12,7 +12,12 @@ class Head(Protocol):
     """Turns one batch and the net's outputs for it into maps and image scores, deterministically."""
 
     def __call__(self, batch: AnyArray, outputs: Mapping[str, AnyArray]) -> Scores:
-        """Score a batch of N images; raises `ValueError` when an output is missing or misshapen."""
+        """Score a batch of N images; raises `ValueError` when an output is missing or misshapen.
+
+        Args:
+            batch: What the net was given: N rows, or N · windows where preprocessing cuts windows.
+            outputs: What the net made of it, by name.
+        """
 
 
 class HeadFactory(Protocol):

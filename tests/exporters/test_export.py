@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -171,7 +172,7 @@ def faithful(images: Float32) -> dict[str, AnyArray]:
 LIES: dict[str, Callable[[dict[str, AnyArray]], dict[str, AnyArray]]] = {
     "scaled": lambda given: given | {"second": given["second"] * np.float32(1.001)},
     "swapped": lambda given: {"first": given["second"], "second": given["first"]},
-    "nan": lambda given: given | {"first": np.where(given["first"] > 3, np.nan, given["first"])},
+    "nan": lambda given: given | {"first": np.where(given["first"] > 2, np.nan, given["first"])},
     "infinite": lambda given: given | {"first": given["first"] * np.float32(np.inf)},
     "misshapen": lambda given: given | {"first": given["first"][:, :2]},
     "one row": lambda given: {name: array[:1] for name, array in given.items()},
@@ -179,28 +180,39 @@ LIES: dict[str, Callable[[dict[str, AnyArray]], dict[str, AnyArray]]] = {
 }
 
 
-def agreed(run: Callable[[Float32], dict[str, AnyArray]]) -> dict[str, float]:
+def agreed(artifact: Artifact, run: Callable[[Float32], dict[str, AnyArray]]) -> dict[str, float]:
     from exporters.agreement import agreement
+    from exporters.subject import Subject
 
-    return agreement(two_outputs, run, shape=(3, 16, 16), outputs=("first", "second"), what="a test")
+    subject = Subject(
+        artifact=artifact,
+        cell=two_outputs,
+        shape=(3, 16, 16),
+        outputs=("first", "second"),
+        contains=(),
+        input_stage="layout",
+    )
+    return agreement(subject, run, what="a test")
 
 
-def test_a_faithful_runner_agrees_exactly() -> None:
-    assert agreed(faithful) == {"1": 0.0, "3": 0.0}
+def test_a_faithful_runner_agrees_exactly(fitted: Artifact) -> None:
+    assert agreed(fitted, faithful) == {"1": 0.0, "3": 0.0}
 
 
-def test_the_difference_is_relative_to_the_largest_value_and_just_within_is_kept() -> None:
-    found = agreed(lambda images: {"first": images, "second": images * np.float32(2 * (1 + 9e-5))})
+def test_the_difference_is_relative_to_the_largest_value_and_just_within_is_kept(fitted: Artifact) -> None:
+    found = agreed(fitted, lambda images: {"first": images, "second": images * np.float32(2 * (1 + 9e-5))})
     assert found == {"1": pytest.approx(9e-5, rel=0.02), "3": pytest.approx(9e-5, rel=0.02)}
 
 
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_a_runner_that_computes_something_else_is_refused(lie: str) -> None:
+def test_a_runner_that_computes_something_else_is_refused(fitted: Artifact, lie: str) -> None:
     from exporters.errors import ExportMismatch
 
-    with pytest.raises(ExportMismatch, match=r"a test, output (first|second), batch [13].*not kept"):
-        agreed(lambda images: LIES[lie](faithful(images)))
+    with pytest.raises(
+        ExportMismatch, match=r"output (first|second) of widget: a test, batch [13].*not kept"
+    ):
+        agreed(fitted, lambda images: LIES[lie](faithful(images)))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -222,9 +234,11 @@ def test_a_file_that_disagrees_is_not_kept_and_an_earlier_one_stays(
     module = sys.modules[exporter.__module__]
     compare = module.agreement
     monkeypatch.setattr(
-        module, "agreement", lambda cell, *a, **k: compare(lambda x: cell(x) * 1.001, *a, **k)
+        module,
+        "agreement",
+        lambda net, *a, **k: compare(dataclasses.replace(net, cell=lambda x: net.cell(x) * 1.001), *a, **k),
     )
-    with pytest.raises(ExportMismatch, match=r"differs from the MindSpore cell by 0.001"):
+    with pytest.raises(ExportMismatch, match=r"the cell's differs by 0.001"):
         exporter(artifact.read(path))
     assert {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()} == before
     assert not [file for file in path.iterdir() if file.is_dir()]

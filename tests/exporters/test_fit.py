@@ -16,6 +16,7 @@ from harness import artifact, datasets, registry
 from harness.artifact import Artifact
 from harness.errors import ArtifactError, DatasetError, UsageError
 from harness.preprocess import Preprocessor
+from harness.settings import Padim
 from harness.types import Category, FitRequest, Sample
 from tests.conftest import write_category
 
@@ -70,7 +71,7 @@ def test_a_crop_where_the_grids_do_not_nest_is_wrong_use(
     fit: Fit, request_to_fit: FitRequest, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="--crop 56: PaDiM needs a multiple of 16"):
-        fit(changed(request_to_fit, crop=56, out=tmp_path / "widget"))
+        fit(changed(request_to_fit, settings=Padim(resize=72, crop=56), out=tmp_path / "widget"))
 
 
 def test_the_artifact_says_what_it_was_made_from(fitted: Artifact, request_to_fit: FitRequest) -> None:
@@ -129,7 +130,13 @@ def test_an_equal_request_is_answered_by_the_artifact_that_is_there(
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 1}, {"resize": 80}, {"options": {"channels": 50}}, {"options": {"draw": "modelzoo"}}]
+    "other",
+    [
+        {"seed": 1},
+        {"settings": Padim(resize=80, crop=64)},
+        {"settings": Padim(resize=72, crop=64, channels=50)},
+        {"settings": Padim(resize=72, crop=64, draw="modelzoo")},
+    ],
 )
 def test_another_request_is_refused_where_an_artifact_is(
     fit: Fit, fitted: Artifact, request_to_fit: FitRequest, other: dict[str, Any]
@@ -178,8 +185,8 @@ from exporters.fit import job
 from harness import artifact, datasets
 from harness.types import FitRequest
 artifact.write_manifest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # the arrays are written by then
-job.fit(FitRequest(detector="padim", backbone="resnet18", weights=None, dataset="data", resize=72, crop=64, force=True,
-    category=datasets.load_category(Path({data!r}), "widget"), out=Path({out!r}), options={{"channels": 50}}))
+job.fit(FitRequest(detector="padim", backbone="resnet18", weights=None, dataset="data", settings=Padim(resize=72, crop=64, channels=50), force=True,
+    category=datasets.load_category(Path({data!r}), "widget"), out=Path({out!r})))
 """
 
 

@@ -13,7 +13,8 @@ import pytest
 from harness import artifact, bench, metrics, record, registry, suite
 from harness.bench import Job
 from harness.errors import DatasetError
-from harness.heads.padim import PadimHead, resampling_matrix
+from harness.heads.padim import PadimHead
+from harness.heads.resampling import resampling_matrix
 from harness.preprocess import Preprocessor
 from harness.record import METRICS, STAGES, Record
 from harness.suite import BenchRequest

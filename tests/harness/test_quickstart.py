@@ -59,7 +59,8 @@ def requests(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[FitRequest]:
     return asked
 
 
-def describe_mindir(found: Artifact) -> Variant:
+def describe_mindir(found: Artifact, *, head_in_graph: bool) -> Variant:
+    assert not head_in_graph
     return msgspec.structs.replace(found.manifest.variants[0], id="mindir-fp32", format="mindir")
 
 

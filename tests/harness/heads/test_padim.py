@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from harness.heads.padim import BLOCK_ROWS, OUTPUT, PadimHead, resampling_matrix
+from harness.heads.padim import BLOCK_ROWS, OUTPUT, PadimHead
+from harness.heads.resampling import resampling_matrix
 from harness.types import AnyArray, Float32
 
 EPSILON = 0.01
