@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_bench,
         _add_fit,
+        _add_settings,
         _add_export,
         _add_parity,
         _add_tables,
@@ -170,6 +171,12 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("--resume", action="store_true", help="go on with a training that was cut short")
     fit.add_argument("--force", action="store_true", help="replace an artifact fitted from another request")
     fit.set_defaults(run="fit")
+
+
+def _add_settings(commands: Any) -> None:
+    settings = commands.add_parser("settings", help="what can be set about a detector, with defaults")
+    settings.add_argument("detector", choices=DETECTORS)
+    settings.set_defaults(run="settings")
 
 
 def _add_export(commands: Any) -> None:

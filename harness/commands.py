@@ -191,6 +191,22 @@ def _fit_settings(options: argparse.Namespace) -> Settings:
     return settings.settings(options.detector, given)
 
 
+def _describe_settings(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from harness import settings
+
+    print(
+        tabulate(
+            settings.described(options.detector),
+            headers="keys",
+            tablefmt="rounded_outline",
+            disable_numparse=True,
+        )
+    )
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from harness import artifact
 
@@ -298,6 +314,7 @@ def _convert(options: argparse.Namespace) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "bench": _bench,
     "fit": _fit,
+    "settings": _describe_settings,
     "export": _export,
     "parity": _parity,
     "tables": _tables,

@@ -161,3 +161,48 @@ def settings(detector: str, given: Mapping[str, Any]) -> Settings:
     if made.crop > made.resize:
         raise UsageError(f"{detector}: crop {made.crop} must be between 1 and resize {made.resize}")
     return made
+
+
+def described(detector: str) -> list[dict[str, str]]:
+    """One row per setting of `detector`: its name, its default, and the values it takes.
+
+    Raises:
+        UsageError: an unknown detector.
+    """
+    kind = type(settings(detector, {}))
+    properties = msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"]
+    return [
+        {"setting": name, "default": _text(given["default"]), "values": _values(given)}
+        for name, given in properties.items()
+    ]
+
+
+def _values(given: Mapping[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "anyOf" in given:
+        return " or ".join(_values(item) for item in given["anyOf"])
+    if "enum" in given:
+        return ", ".join(_text(item) for item in given["enum"])
+    if given["type"] == "array":
+        return f"some of {_values(given['items'])}"
+    if given["type"] == "null":
+        return "not given"
+    bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to"}
+    kind = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}[
+        given["type"]
+    ]
+    return " ".join(
+        [kind, *(f"{word} {_text(given[name])}" for name, word in bounds.items() if name in given)]
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    return (
+        ",".join(value)
+        if isinstance(value, tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

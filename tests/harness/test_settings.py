@@ -6,7 +6,7 @@ import pytest
 
 from harness import registry
 from harness.errors import UsageError
-from harness.settings import Padim, Patchcore, SsimAe, Stpm, settings
+from harness.settings import Padim, Patchcore, SsimAe, Stpm, described, settings
 
 
 def test_every_detector_that_can_be_fitted_has_settings() -> None:
@@ -50,3 +50,15 @@ def test_a_name_or_value_a_detector_does_not_have_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=what):
         settings(detector, given)
+
+
+def test_the_settings_are_described_with_default_and_range() -> None:
+    rows = {row["setting"]: row for row in described("patchcore")}
+    assert rows["layers"] == {
+        "setting": "layers",
+        "default": "layer2,layer3",
+        "values": "some of layer1, layer2, layer3",
+    }
+    assert rows["coreset"] == {"setting": "coreset", "default": "0.1", "values": "number above 0 to 1"}
+    assert rows["bank"] == {"setting": "bank", "default": "–", "values": "text or not given"}
+    assert [row["setting"] for row in described("padim")] == list(Padim.__struct_fields__)
