@@ -86,14 +86,14 @@ device Ascend910 · batch 2 · 1 threads · ms per image for decode + preprocess
 [3] screw: failed: killed by SIGKILL"""
 
 CSV = """\
-detector,backbone,dataset,backend,variant,batch_size,threads,warmup,mask_threshold,stage,\
+detector,backbone,dataset,backend,variant,batch_size,threads,warmup,mask_threshold,mask_resize,suite,stage,\
 weights,device,simulated,category,status,\
 image_auroc,pixel_auroc,aupro,p50,p90,p99,images_per_second,note
-padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,total,\
+padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,total,\
 random,Ascend910,True,bottle,measured,1.0,0.98765,0.9,10.04,12,20.26,100.0,the crop cuts 3 of 4 masks and empties 1
-padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,total,\
+padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,total,\
 random,Ascend910,True,metal|nut,measured,0.5,0.5,,10.04,12,20.26,100.0,AUPRO undefined: no defective pixel
-padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,total,\
+padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,total,\
 random,Ascend910,True,screw,failed,,,,,,,,failed: killed by SIGKILL"""
 
 MEAN = {
@@ -126,6 +126,8 @@ def test_the_json_document_holds_settings_rows_and_means(records: tuple[Record, 
         "threads": 1,
         "warmup": 3,
         "mask_threshold": 127,
+        "mask_resize": "nearest",
+        "suite": None,
         "stage": "total",
         "weights": "random",
         "device": "Ascend910",
@@ -169,6 +171,8 @@ def test_a_mean_says_of_how_many(records: tuple[Record, ...]) -> None:
         ("threads", 5, "5 threads"),
         ("warmup", 9, "warmup 9"),
         ("mask_threshold", 0, "mask threshold 0"),
+        ("mask_resize", "dilated", "mask resize dilated"),
+        ("suite", "padim", "suite padim"),
     ],
 )
 def test_records_that_differ_in_more_than_the_category_do_not_share_a_table(
@@ -201,3 +205,24 @@ def test_csv_keeps_reasons_of_any_form_and_every_digit(records: tuple[Record, ..
     assert rows[1]["note"] == f"failed: {reason}"
     assert float(rows[0]["aupro"]) == 0.1 + 0.2
     assert rows[1]["aupro"] == ""
+
+
+def test_decisions_have_columns_in_the_tables_of_detectors_that_are_judged_by_them(
+    records: tuple[Record, ...],
+) -> None:
+    (table,) = tables.tables(records)
+    assert not set(tables.DECISIONS) & set(table.columns)
+    decided = {"pixel_ok": 0.25, "pixel_nok": 0.75, "pixel_acc": 0.5}
+    judged = [
+        msgspec.structs.replace(item, metrics=item.metrics | (decided if item.metrics else {}))
+        for item in records
+    ]
+    (other,) = tables.tables(judged)
+    text = tables.render([other], "terminal")
+    assert "│   pixel ok │   pixel nok │   pixel acc │" in text
+    assert "binary" not in text
+    line = next(line for line in text.splitlines() if "bottle" in line)
+    assert line.split("│")[5:8] == ["     0.2500 ", "      0.7500 ", "      0.5000 "]
+    assert other.means()["pixel_nok"] == (0.75, 2)
+    rows = list(csv.DictReader(io.StringIO(tables.render([table, other], "csv"))))
+    assert {row["pixel_ok"] for row in rows} == {"", "0.25"}

@@ -1,0 +1,178 @@
+"""Tables from records: one per detector, data set, backend and setting; one row per category, then the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from harness.record import Record
+from harness.types import Case
+
+METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+DECISIONS = {
+    "pixel_ok": "pixel ok",
+    "pixel_nok": "pixel nok",
+    "pixel_acc": "pixel acc",
+    "pixel_auc_binary": "pixel AUC binary",
+}
+"""Columns of detectors that are judged by their decisions; other tables do without."""
+LATENCIES = {"p50": "p50 ms", "p90": "p90 ms", "p99": "p99 ms"}
+TITLES = METRICS | DECISIONS | LATENCIES | {"images_per_second": "images/s"}
+"""Every column that a table may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One category; a value that is missing is explained in `note`."""
+
+    category: str
+    status: str
+    values: dict[str, float]
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The rows of one group of records that differ in the category alone."""
+
+    detector: str
+    backbone: str
+    dataset: str
+    backend: str
+    variant: str
+    batch_size: int
+    threads: int
+    warmup: int
+    mask_threshold: int
+    mask_resize: str
+    suite: str | None
+    stage: str
+    """Which stage the latencies are of."""
+    weights: str
+    device: str | None
+    simulated: bool
+    rows: tuple[Row, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the values that this table shows."""
+        there = {name for row in self.rows for name in row.values}
+        return (*METRICS, *(name for name in DECISIONS if name in there), *LATENCIES, "images_per_second")
+
+    def means(self) -> dict[str, tuple[float, int]]:
+        """Column → mean over the rows that have a value, and how many those are."""
+        found = {}
+        for name in self.columns:
+            values = [row.values[name] for row in self.rows if name in row.values]
+            if values:
+                found[name] = (sum(values) / len(values), len(values))
+        return found
+
+    @property
+    def title(self) -> str:
+        """What was measured, on what."""
+        mark = " (SIMULATED, not hardware)" if self.simulated else ""
+        suite = f" · suite {self.suite}" if self.suite else ""
+        ran = f"{self.backend}{mark} · {self.variant}"
+        return f"{self.detector} {self.backbone} on {self.dataset}{suite} · {ran}"
+
+    @property
+    def setting(self) -> str:
+        """Under which settings; warm-up and masks where they are not the usual ones."""
+        device = f"device {self.device} · " if self.device else ""
+        stages = {"total": "decode + preprocess + infer + head", "infer_head": "infer + head"}
+        usual = {field.name: field.default for field in msgspec.structs.fields(Case)}
+        unusual = "".join(
+            f" · {name.replace('_', ' ')} {getattr(self, name)}"
+            for name in ("warmup", "mask_threshold", "mask_resize")
+            if getattr(self, name) != usual[name]
+        )
+        return (
+            f"{device}batch {self.batch_size} · {self.threads} threads · "
+            f"ms per image for {stages.get(self.stage, self.stage)}{unusual}"
+        )
+
+
+def tables(records: Iterable[Record], *, stage: str = "total") -> tuple[Table, ...]:
+    """Group records into tables; `stage` is one of `harness.record.STAGES`."""
+    return tuple(table(group, stage) for group in groups(records))
+
+
+def groups(records: Iterable[Record]) -> tuple[tuple[Record, ...], ...]:
+    """Records that differ in the category alone."""
+    found: dict[Case, list[Record]] = {}
+    for item in records:
+        found.setdefault(msgspec.structs.replace(item.case, category=""), []).append(item)
+    return tuple(tuple(group) for group in found.values())
+
+
+def newest(group: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
+    """Category → its records in a group, the newest first; categories by name."""
+    latest_first = sorted(group, key=lambda item: item.finished, reverse=True)
+    return {
+        category: tuple(item for item in latest_first if item.case.category == category)
+        for category in sorted({item.case.category for item in group})
+    }
+
+
+def table(group: Sequence[Record], stage: str = "total") -> Table:
+    """One group as a table."""
+    case = group[0].case
+    devices = {item.device.device for item in group if item.device}
+    return Table(
+        detector=case.detector,
+        backbone=case.backbone,
+        dataset=case.dataset,
+        backend=case.backend,
+        variant=case.variant,
+        batch_size=case.batch_size,
+        threads=case.threads,
+        warmup=case.warmup,
+        mask_threshold=case.mask_threshold,
+        mask_resize=case.mask_resize,
+        suite=case.suite,
+        stage=stage,
+        weights=", ".join(sorted({item.weights.source for item in group})),
+        device=", ".join(sorted(devices)) or None,
+        simulated=any(item.device.simulated for item in group if item.device),
+        rows=_rows(group, stage),
+    )
+
+
+def _rows(group: Sequence[Record], stage: str) -> tuple[Row, ...]:
+    """One row per category, from its newest record; others, of another detector or other data, are said to be there."""
+    rows = []
+    for shown, *others in newest(group).values():
+        hidden = tuple(
+            f"an older record ({item.finished[:16]}Z) of detector {item.detector_sha256[:12]} is not shown, "
+            f"this one is of detector {shown.detector_sha256[:12]}"
+            for item in others
+        )
+        rows.append(_row(shown, stage, hidden))
+    return tuple(rows)
+
+
+def _row(item: Record, stage: str, notes: tuple[str, ...]) -> Row:
+    values = {name: item.metrics[name] for name in (*METRICS, *DECISIONS) if name in item.metrics}
+    if stage in item.latency_ms:
+        values |= {name: getattr(item.latency_ms[stage], name) for name in LATENCIES}
+    if item.images_per_second is not None:
+        values["images_per_second"] = item.images_per_second
+    reasons = [] if item.status == "measured" else [f"{item.status}: {item.reason}"]
+    for why in dict.fromkeys(item.undefined.values()):
+        names = [TITLES.get(name, name) for name, reason in item.undefined.items() if reason == why]
+        reasons.append(f"{', '.join(names)} undefined: {why}")
+    if item.data and item.data.masks_cut:
+        reasons.append(
+            f"the crop cuts {item.data.masks_cut} of {item.data.defective} masks and empties {item.data.masks_emptied}"
+        )
+    elif item.data and item.data.masks_emptied:
+        reasons.append(f"resizing empties {item.data.masks_emptied} of {item.data.defective} masks")
+    return Row(
+        category=item.case.category,
+        status=item.status,
+        values=values,
+        note="; ".join([*reasons, *notes]) or None,
+    )
