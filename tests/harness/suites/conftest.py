@@ -1,0 +1,129 @@
+"""A suite of two small categories, and a fit that takes an instant and can be told to ail."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from harness import __version__, artifact, datasets, registry
+from harness.artifact import Artifact, Training, Weights
+from harness.errors import ArtifactError
+from harness.record import Record
+from harness.suites import Outcome, SuiteRequest, find, read, ready, run
+from harness.suites.run import _fitted as fitted
+from harness.types import FitRequest
+from tests.conftest import Tiny, write_category
+
+SMALL = """\
+detector = "padim"
+backbone = "resnet18"
+categories = ["widget", "gadget"]
+backends = ["fake-work"]
+
+[settings]
+resize = 40
+crop = 32
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where a suite runs in a test."""
+
+    root: Path
+    fitted: list[FitRequest] = field(default_factory=list)
+    """What the stand-in for a fit was asked for and did anew."""
+    ail: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """Category → what happens in its fit."""
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def out(self) -> Path:
+        return self.root / "out"
+
+    def request(self, text: str = SMALL, **changes: Any) -> SuiteRequest:
+        """A run of the suite `text` with an untrained backbone."""
+        file = self.root / "small.toml"
+        file.write_text(text, encoding="utf-8")
+        given = {"data": self.data, "weights": Path("random"), "out": self.out, **changes}
+        return SuiteRequest(suite=read(find(str(file))), **given)
+
+    def run(self, text: str = SMALL, **changes: Any) -> Outcome:
+        return run(ready(self.request(text, **changes)), say=self.said.append, report=self.reported.append)
+
+    def fit(self) -> None:
+        """Leave the detectors of an earlier run behind, without measuring them."""
+        plan = ready(self.request())
+        for step in plan.steps:
+            fitted(plan, step)
+
+    said: list[str] = field(default_factory=list)
+    reported: list[Record] = field(default_factory=list)
+
+
+@pytest.fixture
+def bench(tiny: Tiny, tmp_path: Path, fakes: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Two categories, backends that work or ail, and a stand-in for the fit stage, which needs MindSpore."""
+    del fakes
+    made = Bench(root=tmp_path)
+    for name in ("widget", "gadget"):
+        write_category(made.data / name)
+    module = ModuleType("stand_in")
+    module.fit = lambda request: _stand_in(made, tiny, request)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stand_in", module)
+    monkeypatch.setitem(registry.STAGES, "fit", "stand_in:fit")
+    pretend(monkeypatch, mindspore=True)
+    return made
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, **packages: bool) -> None:
+    """Have these packages installed, or not."""
+    really = registry.is_installed
+    monkeypatch.setattr(registry, "is_installed", lambda name: packages.get(name, really(name)))
+
+
+def _stand_in(made: Bench, tiny: Tiny, request: FitRequest) -> tuple[Artifact, bool]:
+    """What `exporters.fit.job.fit` does, but for the learning: the tiny detector, said to be what was asked for."""
+    made.ail.get(request.category.name, lambda: None)()
+    if request.out.exists() and not request.force:
+        found = artifact.read(request.out)
+        if found.manifest.settings != _settings(request):
+            raise ArtifactError(f"{request.out} was fitted from another request")
+        return found, False
+    made.fitted.append(request)
+    shutil.rmtree(request.out, ignore_errors=True)
+    shutil.copytree(tiny.artifact, request.out)
+    manifest = msgspec.structs.replace(
+        artifact.read(request.out).manifest,
+        backbone=request.backbone,
+        category=request.category.name,
+        settings=_settings(request),
+        seed=request.seed,
+        training=Training(
+            dataset=request.dataset,
+            fingerprint=datasets.fingerprint(request.category, "train"),
+            images=8,
+            held_out=(),
+        ),
+        weights=Weights(source="random", sha256="0" * 64),
+        software={"harness": __version__},
+        fit_report={"seconds": 1.5, "training": {"epochs": 3}},
+    )
+    manifest = msgspec.structs.replace(manifest, detector_sha256=artifact.detector_digest(manifest))
+    artifact.write_manifest(request.out, manifest)
+    return artifact.read(request.out), True
+
+
+def _settings(request: FitRequest) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(request.settings))
