@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from exporters.errors import WeightsError
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
-from harness.types import AnyArray
+from harness.types import AnyArray, Float32
 
 _PARAMETER_SUFFIX = {
     "gamma": "weight",
@@ -17,6 +18,33 @@ _PARAMETER_SUFFIX = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norms:
+    """What is particular about a network's batch normalisations."""
+
+    block_epsilon: float = 1e-5
+    """Of those after a residual block's convolutions; stem and down-sampling have 1e-5."""
+    outer_momentum: float = 0.9
+    """Of stem and down-sampling, as MindSpore counts it: the share of the old statistics kept. The blocks' is 0.9."""
+    frozen: bool = False
+    """Use the moving statistics, and leave them as they are, in training too."""
+
+    def block(self, channels: int) -> nn.Cell:
+        """After a convolution of a residual block."""
+        return nn.BatchNorm2d(channels, eps=self.block_epsilon, use_batch_statistics=self._statistics)
+
+    def outer(self, channels: int) -> nn.Cell:
+        """After the convolution of the stem, or of a shortcut."""
+        return nn.BatchNorm2d(channels, momentum=self.outer_momentum, use_batch_statistics=self._statistics)
+
+    @property
+    def _statistics(self) -> bool | None:
+        return False if self.frozen else None
+
+
+_STANDARD = Norms()
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Cell:
@@ -28,15 +56,15 @@ class BasicBlock(nn.Cell):
 
     expansion = 1
 
-    def __init__(self, inputs: int, planes: int, stride: int, width: int) -> None:
+    def __init__(self, inputs: int, planes: int, stride: int, width: int, norms: Norms = _STANDARD) -> None:
         super().__init__()
         del width  # only bottlenecks are widened
         self.conv1 = _conv(inputs, planes, 3, stride)
-        self.bn1 = nn.BatchNorm2d(planes)
+        self.bn1 = norms.block(planes)
         self.conv2 = _conv(planes, planes, 3)
-        self.bn2 = nn.BatchNorm2d(planes)
+        self.bn2 = norms.block(planes)
         self.relu = nn.ReLU()
-        self.downsample = _downsample(inputs, planes, stride)
+        self.downsample = _downsample(inputs, planes, stride, norms)
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
         """(N, inputs, H, W) → (N, planes, H/stride, W/stride)."""
@@ -50,17 +78,17 @@ class Bottleneck(nn.Cell):
 
     expansion = 4
 
-    def __init__(self, inputs: int, planes: int, stride: int, width: int) -> None:
+    def __init__(self, inputs: int, planes: int, stride: int, width: int, norms: Norms = _STANDARD) -> None:
         super().__init__()
         outputs = planes * self.expansion
         self.conv1 = _conv(inputs, width, 1)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = norms.block(width)
         self.conv2 = _conv(width, width, 3, stride)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = norms.block(width)
         self.conv3 = _conv(width, outputs, 1)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.bn3 = norms.block(outputs)
         self.relu = nn.ReLU()
-        self.downsample = _downsample(inputs, outputs, stride)
+        self.downsample = _downsample(inputs, outputs, stride, norms)
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
         """(N, inputs, H, W) → (N, 4·planes, H/stride, W/stride)."""
@@ -70,10 +98,10 @@ class Bottleneck(nn.Cell):
         return self.relu(y + self.downsample(x))
 
 
-def _downsample(inputs: int, outputs: int, stride: int) -> nn.Cell:
+def _downsample(inputs: int, outputs: int, stride: int, norms: Norms) -> nn.Cell:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.SequentialCell(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+    return nn.SequentialCell(_conv(inputs, outputs, 1, stride), norms.outer(outputs))
 
 
 _SHAPES: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int], int]] = {
@@ -85,13 +113,13 @@ _SHAPES: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int], in
 
 
 class ResNetFeatures(nn.Cell):
-    """(N, 3, H, W) → layer1 at H/4, layer2 at H/8, layer3 at H/16, in inference mode."""
+    """(N, 3, H, W) → layer1 at H/4, layer2 at H/8, layer3 at H/16; in inference mode until `set_train`."""
 
-    def __init__(self, backbone: str) -> None:
+    def __init__(self, backbone: str, norms: Norms = _STANDARD) -> None:
         super().__init__()
         block, counts, widen = _SHAPES[backbone]
         self.conv1 = _conv(3, 64, 7, 2)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = norms.outer(64)
         self.relu = nn.ReLU()
         # Padding with zeros equals padding with minus infinity after a ReLU, and exports.
         self.pad = nn.Pad(((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -104,7 +132,7 @@ class ResNetFeatures(nn.Cell):
             cells = []
             for position in range(count):
                 stride = 2 if index > 0 and position == 0 else 1
-                cells.append(block(inputs, planes, stride, planes * widen))
+                cells.append(block(inputs, planes, stride, planes * widen, norms))
                 inputs = planes * block.expansion
             layers.append(nn.SequentialCell(*cells))
             self.channels = (*self.channels, inputs)
@@ -141,3 +169,16 @@ def load(net: nn.Cell, weights: Mapping[str, AnyArray], *, prefix: str = "backbo
         parameter.set_data(ms.Tensor(np.ascontiguousarray(array, np.float32)))
     if unused:
         raise WeightsError(f"no parameter of the network takes {', '.join(sorted(unused)[:10])}")
+
+
+def arrays_of(net: nn.Cell) -> dict[str, Float32]:
+    """All parameters of `net` under torchvision's names: what `load` with an empty prefix takes."""
+    return {
+        torchvision_name(parameter.name): parameter.asnumpy().copy() for parameter in net.get_parameters()
+    }
+
+
+def torchvision_name(name: str) -> str:
+    """MindSpore's name of a parameter as torchvision has it."""
+    stem, _, last = name.rpartition(".")
+    return f"{stem}.{_PARAMETER_SUFFIX.get(last, last)}"
