@@ -132,7 +132,7 @@ def draw(subject: _Subject) -> UInt8:
     scale, apart = _finite_range(*subject.maps), subject.apart
     apart_scale = (0.0, 0.0 if apart is None else _finite_range(apart)[1])
     panels = (
-        cv2.cvtColor(subject.frame, cv2.COLOR_RGB2BGR),
+        cv2.cvtColor(subject.frame, cv2.COLOR_GRAY2BGR if subject.frame.shape[2] == 1 else cv2.COLOR_RGB2BGR),
         *(_heat(values, scale, cv2.COLORMAP_INFERNO) for values in subject.maps),
         _BLANK if apart is None else _heat(apart, apart_scale, cv2.COLORMAP_VIRIDIS),
         cv2.cvtColor(np.where(subject.mask, 255, 0).astype(np.uint8), cv2.COLOR_GRAY2BGR),

@@ -2,7 +2,8 @@
 
 The list lies in the artifact's manifest. A variant says after which step its graph takes over; the host runs the list
 up to there. Resizing happens on uint8 with a bit-exact interpolation: `linear` differs between processors in the last
-bit, `linear_exact` and `pyramid` do not.
+bit, `linear_exact` and `pyramid` do not. The interpolations `pil_…` are Pillow's, whose kernels widen with the reduction,
+where OpenCV's do not; and masks have rules of their own, for the tables of scripts that used them (docs/protocols.md).
 """
 
 from __future__ import annotations
@@ -14,17 +15,24 @@ import cv2
 import msgspec
 import numpy as np
 
+from harness import registry
 from harness.datasets.images import read_image
-from harness.errors import ArtifactError
-from harness.types import AnyArray, Bool, Float32, UInt8
+from harness.errors import ArtifactError, MissingExtra
+from harness.types import AnyArray, Bool, Float32, MaskResize, UInt8
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Size = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-Interpolation = Literal["pyramid", "linear_exact", "linear", "nearest_exact", "area", "cubic", "lanczos4"]
-"""`pyramid` is bit-exact and as free of aliasing as `area`; the others are OpenCV's."""
+# fmt: off
+Interpolation = Literal[
+    "pyramid",
+    "linear_exact", "linear", "nearest_exact", "area", "cubic", "lanczos4",
+    "pil_bilinear", "pil_lanczos",
+]
+# fmt: on
+"""`pyramid` is bit-exact and as free of aliasing as `area`; then OpenCV's, then Pillow's."""
 
 
 class _Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step"):
@@ -39,7 +47,7 @@ class Decode(_Step, tag="decode", frozen=True, kw_only=True):
 
 
 class Colour(_Step, tag="colour", frozen=True, kw_only=True):
-    """Grey or BGR → three channels in `order`, or one for `GREY` (ITU-R BT.601 in 14-bit integers, OpenCV's)."""
+    """Grey or BGR → three channels in `order`, or one for `GREY`: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded."""
 
     order: Literal["RGB", "BGR", "GREY"]
 
@@ -88,20 +96,22 @@ class Windows(_Step, tag="windows", frozen=True, kw_only=True):
         """Top and left of each window.
 
         Raises:
-            ArtifactError: the windows do not end at the border.
+            ArtifactError: the windows leave gaps, or do not end at the border.
         """
-        if (
-            min(height, width) < self.size
-            or (height - self.size) % self.stride
-            or (width - self.size) % self.stride
-        ):
+        if not (self._cover(height) and self._cover(width)):
             raise ArtifactError(
-                f"windows of {self.size} pixels every {self.stride} do not cover {height} x {width} pixels to the border"
+                f"windows of {self.size} pixels every {self.stride} do not cover {height} x {width} pixels to the border: "
+                "the crop must be the window plus a multiple of the stride, and the stride no larger than the window"
             )
         return tuple(
             (top, left)
             for top in range(0, height - self.size + 1, self.stride)
             for left in range(0, width - self.size + 1, self.stride)
+        )
+
+    def _cover(self, side: int) -> bool:
+        return side == self.size or (
+            side > self.size >= self.stride and (side - self.size) % self.stride == 0
         )
 
 
@@ -135,6 +145,8 @@ def _resized(image: AnyArray, step: Resize) -> AnyArray:
     arithmetic, so the result is the same on every processor; no step shrinks by another factor than two, so none
     aliases. Where the image does not shrink it is plain `INTER_LINEAR_EXACT`.
     """
+    if step.interpolation.startswith("pil_"):
+        return _resized_by_pillow(image, step.width, step.height, step.interpolation)
     if step.interpolation != "pyramid":
         flag = int(getattr(cv2, f"INTER_{step.interpolation.upper()}"))
         return cv2.resize(image, (step.width, step.height), interpolation=flag)
@@ -147,6 +159,21 @@ def _resized(image: AnyArray, step: Resize) -> AnyArray:
         if (height, width) == (step.height, step.width):
             return image
         height, width = max(height // 2, step.height), max(width // 2, step.width)
+
+
+def require_pillow(needed_for: str) -> None:
+    """Raise `MissingExtra` unless Pillow is installed."""
+    if not registry.is_installed("PIL"):
+        raise MissingExtra("Pillow", "seed", needed_for=needed_for)
+
+
+def _resized_by_pillow(image: AnyArray, width: int, height: int, interpolation: str) -> AnyArray:
+    require_pillow(f"interpolation {interpolation}")
+    from PIL import Image
+
+    kernel = Image.Resampling[interpolation.removeprefix("pil_").upper()]
+    resized: AnyArray = np.asarray(Image.fromarray(image).resize((width, height), kernel))
+    return resized
 
 
 def _doubled(target: int, source: int) -> int:
@@ -163,6 +190,13 @@ def _centre(image: AnyArray, crop: Crop) -> AnyArray:
     return image[top : top + crop.height, left : left + crop.width]
 
 
+def _grey(image: AnyArray) -> AnyArray:
+    """In integers of 15 bits, as OpenCV does it where no library of the processor's does it for OpenCV."""
+    blue, green, red = (image[:, :, channel].astype(np.uint32) for channel in range(3))
+    grey: AnyArray = (3735 * blue + 19235 * green + 9798 * red + (1 << 14)) >> 15
+    return grey
+
+
 class Preprocessor:
     """The host's part of the list, ready to run.
 
@@ -171,8 +205,10 @@ class Preprocessor:
     into the inputs of a network smaller than the image.
     """
 
-    def __init__(self, steps: tuple[Step, ...], *, until: str = "layout") -> None:
+    def __init__(self, steps: tuple[Step, ...], *, until: str | None = None) -> None:
+        """Run `steps` up to and with the one called `until`; all of them when none is named."""
         stages = [step.stage for step in steps]
+        until = stages[-1] if until is None else until
         if until not in stages or stages != sorted(stages, key=list(_ORDER).index):
             raise ArtifactError(
                 f"preprocessing steps {stages} (until {until!r}): expected in the order {_ORDER}"
@@ -200,7 +236,7 @@ class Preprocessor:
             image = _resized(image, step) if isinstance(step, Resize) else _centre(image, step)
         # Colour comes after the geometry only because it is cheaper there: every channel is resized alike.
         if self._order == "GREY":
-            image = (image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[:, :, None]
+            image = (image if image.ndim == 2 else _grey(image))[:, :, None]
         elif image.ndim == 2:
             image = np.repeat(image[:, :, None], 3, axis=2)
         elif self._order == "RGB":
@@ -224,20 +260,43 @@ class Preprocessor:
         origins = self._windows.origins(*tensor.shape[1:])
         return np.stack([tensor[:, top : top + size, left : left + size] for top, left in origins])
 
-    def mask(self, mask: Bool) -> tuple[Bool, bool]:
+    def mask(self, mask: Bool, resize: MaskResize = "nearest") -> tuple[Bool, bool]:
         """Ground truth in the frame of the map, and whether the crop cut defective pixels away.
 
-        Nearest-neighbour resize, then the same crop as the image's.
+        `nearest` takes the nearest pixel, then crops as the image is cropped. The others are of the original scripts:
+        `bilinear_truncated` and `area_truncated` interpolate the grey values 0 and 255 and keep what is still 255, so
+        that defects lose their rim; `dilated` interpolates straight to the frame, uncropped, and keeps what is not 0.
+
+        Raises:
+            MissingExtra: `bilinear_truncated` without Pillow.
         """
-        image: AnyArray = mask.astype(np.uint8)
+        if resize == "dilated":
+            return self._dilated(mask), False
+        image: AnyArray = mask.astype(np.uint8) * np.uint8(255)
         cut = False
         for step in self._geometry:
             if isinstance(step, Resize):
-                image = cv2.resize(image, (step.width, step.height), interpolation=cv2.INTER_NEAREST_EXACT)
+                image = _resized_mask(image, step, resize)
             else:
                 whole, image = image, _centre(image, step)
                 cut = cut or bool(np.count_nonzero(whole) > np.count_nonzero(image))
-        return image.astype(np.bool_), cut
+        return image == 255, cut
+
+    def _dilated(self, mask: Bool) -> Bool:
+        size = (self._geometry[-1].width, self._geometry[-1].height) if self._geometry else mask.shape[::-1]
+        values = cv2.resize(mask.astype(np.uint8) * np.uint8(255), size, interpolation=cv2.INTER_LINEAR)
+        dilated: Bool = values > 0
+        return dilated
+
+
+def _resized_mask(image: AnyArray, step: Resize, resize: MaskResize) -> AnyArray:
+    """Grey values 0 and 255 in the step's size, what is not fully defective set to 0."""
+    if resize == "bilinear_truncated":
+        values = _resized_by_pillow(image, step.width, step.height, "pil_bilinear")
+    else:
+        flag = cv2.INTER_AREA if resize == "area_truncated" else cv2.INTER_NEAREST_EXACT
+        values = cv2.resize(image, (step.width, step.height), interpolation=flag)
+    return np.where(values == 255, values, 0).astype(np.uint8)
 
 
 _ORDER = ("decode", "colour", "resize", "crop", "scale", "normalise", "layout", "windows")

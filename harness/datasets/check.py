@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.datasets.images import as_uint8, stored_pixels
+from harness.datasets.images import as_uint8, images_in, stored_pixels
 from harness.datasets.mvtec import (
-    images_in,
     is_category,
     list_categories,
     masks_of,
     read_mask_for,
     survey_category,
 )
+from harness.datasets.texture import is_texture
 from harness.errors import DatasetError
 from harness.storage import sha256_of_file
 from harness.types import AnyArray, Category, Sample
@@ -30,9 +30,9 @@ class CategoryCheck:
 
     name: str
     train: int
-    """Images in `train/good`."""
+    """Good images to learn from."""
     good: int
-    """Images in `test/good`."""
+    """Good images to test on."""
     defects: tuple[tuple[str, int], ...]
     """Kinds of defect with their number of images, sorted."""
     sizes: tuple[tuple[int, int], ...]
@@ -113,7 +113,9 @@ def _check_category(folder: Path, mask_threshold: int) -> CategoryCheck:
         pixels.add(f"{8 * stored.dtype.itemsize}-bit {_LAYOUT[1 if stored.ndim == 2 else stored.shape[2]]}")
     kinds = Counter(sample.defect for sample in category.test if sample.label)
     good = sum(not sample.label for sample in category.test)
-    problems += _too_little(category, good)
+    unranked = _unranked(category, good)
+    problems += _too_little(category)
+    problems += [] if is_texture(folder) else unranked
     return CategoryCheck(
         name=category.name,
         train=len(category.train),
@@ -122,7 +124,11 @@ def _check_category(folder: Path, mask_threshold: int) -> CategoryCheck:
         sizes=tuple(sorted(sizes)),
         pixels=tuple(sorted(pixels)),
         problems=tuple(problems),
-        notes=(*_passed_over(category), *_duplicates(category)),
+        notes=(
+            *(unranked if is_texture(folder) else ()),  # as its layout has it
+            *_passed_over(category),
+            *_duplicates(category),
+        ),
     )
 
 
@@ -133,23 +139,28 @@ def _read_sample(sample: Sample, mask_threshold: int) -> AnyArray:
     return stored
 
 
-def _too_little(category: Category, good: int) -> list[str]:
-    problems = []
-    if len(category.train) < _FEWEST_TRAIN:
-        problems.append(
-            f"{category.root / 'train' / 'good'}: {len(category.train)} images: at least {_FEWEST_TRAIN} are needed "
-            f"to learn what good looks like and hold one out for the thresholds"
-        )
-    if good in {0, len(category.test)}:
-        there = "only good images" if good else "only defective images" if category.test else "no images"
-        problems.append(f"{category.root / 'test'}: image AUROC is undefined: {there} to test on")
-    return problems
+def _too_little(category: Category) -> list[str]:
+    if len(category.train) >= _FEWEST_TRAIN:
+        return []
+    place = category.root / ("train" if is_texture(category.root) else "train/good")
+    needed = "to learn what good looks like and hold one out for the thresholds"
+    return [f"{place}: {len(category.train)} images: at least {_FEWEST_TRAIN} are needed {needed}"]
+
+
+def _unranked(category: Category, good: int) -> list[str]:
+    if good not in {0, len(category.test)}:
+        return []
+    there = "only good images" if good else "only defective images" if category.test else "no images"
+    return [f"{category.root / 'test'}: image AUROC is undefined: {there} to test on"]
 
 
 def _passed_over(category: Category) -> list[str]:
-    folders = [path for part in ("train", "test", "ground_truth") for path in _folders(category.root / part)]
+    train, test, truth = (category.root / part for part in ("train", "test", "ground_truth"))
+    flat = is_texture(category.root)
+    images = [path for path in (train, test) if path.is_dir()] if flat else _folders(train) + _folders(test)
+    folders = [*images, *_folders(truth)]
     strange = [path for folder in folders for path in sorted({*folder.iterdir()} - {*images_in(folder)})]
-    other = [path for path in _folders(category.root / "train") if path.name != "good"]
+    other = [] if flat else [path for path in _folders(train) if path.name != "good"]
     used = {sample.mask_path for sample in category.test}
     orphans = [path for paths in masks_of(category.root).values() for path in paths if path not in used]
     found = (

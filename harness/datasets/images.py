@@ -19,6 +19,22 @@ IMAGE_SUFFIXES = frozenset({
 """Lower-case suffixes of the formats OpenCV can be built to read; other files are not images."""
 
 
+def images_in(folder: Path) -> list[Path]:
+    """Give the image files directly in `folder`, sorted; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path) and path.is_file()
+    )
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is nobody's data."""
+    return path.name.startswith(".")
+
+
 def read_image(path: Path) -> UInt8:
     """Read one image as (H, W) grey or (H, W, 3) BGR, uint8.
 

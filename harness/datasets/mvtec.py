@@ -5,7 +5,8 @@
     ROOT/CATEGORY/test/DEFECT/NAME.png
     ROOT/CATEGORY/ground_truth/DEFECT/NAME_mask.png   (or NAME.png)
 
-Any image format OpenCV reads will do, for images and masks apart. Hidden files and other files are passed over.
+or in that of `harness.datasets.texture`, where images lie in `train/` and `test/` themselves. Any image format OpenCV
+reads will do, for images and masks apart. Hidden files and other files are passed over.
 
 Lists: `CATEGORY_train.json` and `CATEGORY_test.json`, in the category folder or beside it, restrict that split to the
 images they name. They are either what FastFlow in the MindSpore model zoo writes, an object of numbered entries with
@@ -28,7 +29,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from harness.datasets.images import IMAGE_SUFFIXES, read_mask
+from harness.datasets import texture
+from harness.datasets.images import images_in, is_hidden, read_mask
 from harness.errors import DatasetError
 from harness.storage import inside, sha256_of_file, sha256_of_json
 from harness.types import Bool, Category, Sample
@@ -60,7 +62,7 @@ def list_categories(root: Path) -> tuple[str, ...]:
         raise DatasetError(
             f"{root}: this is itself a category: give the folder above it, --data {whole.parent} --category {whole.name}"
         )
-    names = sorted(path.name for path in root.iterdir() if not _is_hidden(path) and is_category(path))
+    names = sorted(path.name for path in root.iterdir() if not is_hidden(path) and is_category(path))
     if not names:
         raise DatasetError(
             f"{root}: no category here: expected folders such as {root / 'bottle' / 'train' / 'good'}"
@@ -149,6 +151,8 @@ def is_category(folder: Path) -> bool:
 
 
 def _train_images(folder: Path, problems: list[str]) -> list[Path]:
+    if texture.is_texture(folder):
+        return texture.images_of(folder, "train", problems)
     good = folder / "train" / "good"
     if not good.is_dir():
         problems.append(f"{good}: no such folder: detectors learn from the good images in it")
@@ -157,10 +161,12 @@ def _train_images(folder: Path, problems: list[str]) -> list[Path]:
 
 
 def _test_images(folder: Path, problems: list[str]) -> list[Path]:
+    if texture.is_texture(folder):
+        return texture.images_of(folder, "test", problems)
     test = folder / "test"
     if not test.is_dir():
         return []
-    kinds = [path for path in test.iterdir() if path.is_dir() and not _is_hidden(path)]
+    kinds = [path for path in test.iterdir() if path.is_dir() and not is_hidden(path)]
     if not kinds:
         problems.append(f"{test}: holds no folder of images, such as test/good")
     # Sorted as the names are, with "/" between folder and file, so that lists and folders give one order.
@@ -180,16 +186,16 @@ def _good(folder: Path, image: Path) -> Sample:
 
 
 def _sample(folder: Path, image: Path, masks: Masks, problems: list[str]) -> Sample | None:
-    kind = image.parent.name
+    flat = image.parent == folder / "test"
+    kind = texture.DEFECT if flat else image.parent.name
     if kind == "good":
         return _good(folder, image)
     truth = folder / "ground_truth" / kind
     found = masks.get((kind, f"{image.stem}_mask"), []) + masks.get((kind, image.stem), [])
     if not found:
         wanted = f"{truth / image.stem}_mask.png"
-        problems.append(
-            f"{image}: no mask for this defective image: expected {wanted}, or {image.stem}.png there"
-        )
+        what = "test image (without folders all are defective)" if flat else "defective image"
+        problems.append(f"{image}: no mask for this {what}: expected {wanted}, or {image.stem}.png there")
         return None
     if len(found) > 1:
         problems.append(f"{image}: has {len(found)} masks, {' and '.join(map(str, found))}: keep one")
@@ -260,18 +266,3 @@ def masks_of(folder: Path) -> Masks:
         for path in images_in(kind):
             masks[kind.name, path.stem].append(path)
     return masks
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Give the image files directly in `folder`, sorted; none where there is no such folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path) and path.is_file()
-    )
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")

@@ -30,6 +30,7 @@ _Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float64)
 _CENTRE = SIZE / 2
 _WARP, _WEFT = np.array([120.0, 150.0, 165.0]), np.array([95.0, 122.0, 140.0])
 _THREAD = 9.0
+_GREY = np.array([[0.114], [0.587], [0.299]])
 _OUTER, _INNER = 84.0, 38.0
 
 
@@ -135,6 +136,12 @@ def _weave(random: Generator) -> Scene:
     return Scene(image=_lit(random, image), across=across, along=along)
 
 
+def _woven(random: Generator) -> Scene:
+    """The plain weave in grey: what is wrong with it is wrong with the pattern alone."""
+    scene = _weave(random)
+    return Scene(image=scene.image @ _GREY, across=scene.across, along=scene.along)
+
+
 def _roundness(thread: Float64) -> Float64:
     height: Float64 = np.cos(np.pi * (thread - np.floor(thread) - 0.5))
     return height
@@ -234,6 +241,39 @@ def _loose_thread(random: Generator, scene: Scene, severity: float) -> tuple[Flo
     return scene.image + (thread - scene.image) * (0.35 + 0.65 * severity), shape
 
 
+def _patched(scene: Scene, x: Float64, y: Float64) -> Float64:
+    """The surface as it is at (x, y), pixel by pixel, in the place of each pixel."""
+    column, row = (np.clip(np.rint(at), 0, SIZE - 1).astype(int) for at in (x, y))
+    patched: Float64 = scene.image[row, column]
+    return patched
+
+
+def _twist(random: Generator, scene: Scene, severity: float) -> tuple[Float64, Bool]:
+    """A piece of the cloth with its threads at another angle."""
+    centre, radius = _anywhere(random), random.uniform(10, 12) + 10 * severity
+    angle = (0.15 + 0.5 * severity) * random.choice([-1.0, 1.0])
+    distance = _patch(random, centre, (radius, 0.8 * radius))
+    u, v = _turned(centre, angle)
+    return _patched(scene, centre[0] + u, centre[1] + v), distance < 1
+
+
+def _stretch(random: Generator, scene: Scene, severity: float) -> tuple[Float64, Bool]:
+    """Threads drawn apart and thickened."""
+    centre, radius = _anywhere(random), random.uniform(10, 12) + 10 * severity
+    scale = 1.2 + 0.8 * severity
+    distance = _patch(random, centre, (radius, 0.8 * radius))
+    u, v = _turned(centre, 0)
+    return _patched(scene, centre[0] + u / scale, centre[1] + v / scale), distance < 1
+
+
+def _slip(random: Generator, scene: Scene, severity: float) -> tuple[Float64, Bool]:
+    """Threads pushed along in a band: what passes over and what under no longer fits its surroundings."""
+    centre, shift = _anywhere(random), _THREAD * (0.3 + 0.7 * severity)
+    length, width = random.uniform(25, 30) + 25 * severity, random.uniform(12, 15) + 10 * severity
+    inside = (abs(_X - centre[0]) < length / 2) & (abs(_Y - centre[1]) < width / 2)
+    return _patched(scene, _X - shift, _Y), inside
+
+
 def _scratch(random: Generator, scene: Scene, severity: float) -> tuple[Float64, Bool]:
     """A furrow across the grain, one flank dark and one bright."""
     size = (random.uniform(30, 70), 2.4)
@@ -285,13 +325,14 @@ def _rust(random: Generator, scene: Scene, severity: float) -> tuple[Float64, Bo
 
 
 _SURFACES: Mapping[str, Callable[[Generator], Scene]] = MappingProxyType(
-    {"weave": _weave, "brushed": _brushed, "washer": _washer}
+    {"weave": _weave, "brushed": _brushed, "washer": _washer, "woven": _woven}
 )
 DEFECTS: Mapping[str, Mapping[str, Defect]] = MappingProxyType(
     {
         "weave": MappingProxyType({"float": _float, "dye": _dye, "thread": _loose_thread}),
         "brushed": MappingProxyType({"scratch": _scratch, "dent": _dent, "smear": _smear}),
         "washer": MappingProxyType({"chip": _chip, "scratch": _radial_scratch, "rust": _rust}),
+        "woven": MappingProxyType({"twist": _twist, "stretch": _stretch, "slip": _slip}),
     }
 )
 """What can go wrong with each surface."""

@@ -16,8 +16,10 @@ from harness.errors import DatasetError, UsageError
 from harness.storage import sha256_of_json, write_json
 from harness.types import AnyArray
 
-CATEGORIES = tuple(DEFECTS)
-"""Names of the categories that can be made."""
+CATEGORIES = ("weave", "brushed", "washer")
+"""Names of the categories of the built-in run."""
+TEXTURES = ("woven",)
+"""Names of those made when they are asked for: a grey texture whose defects break its pattern and nothing else."""
 
 _VERSION = 1  # to be raised with every change of a pixel
 _MARKER = "synthetic.json"
@@ -59,8 +61,8 @@ def make_category(name: str, seed: int, out_root: Path) -> Path:
         UsageError: unknown category or negative seed.
         DatasetError: the folder holds something else, or was altered since it was made.
     """
-    if name not in CATEGORIES:
-        raise UsageError(f"no synthetic category {name!r}: there are {', '.join(CATEGORIES)}")
+    if name not in DEFECTS:
+        raise UsageError(f"no synthetic category {name!r}: there are {', '.join(DEFECTS)}")
     if seed < 0:
         raise UsageError(f"seed {seed}: seeds start at 0")
     folder = out_root / name
@@ -110,7 +112,7 @@ def _draw(folder: Path, recipe: Recipe) -> None:
     for kind_index, (place, defect, count) in enumerate(_plan(recipe)):
         for index in range(count):
             # One stream per image: neither the counts nor the order of drawing change any other image.
-            path = (recipe.version, recipe.seed, CATEGORIES.index(recipe.category), kind_index, index)
+            path = (recipe.version, recipe.seed, list(DEFECTS).index(recipe.category), kind_index, index)
             random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(path)))
             rendering = render(recipe.category, defect, index / max(count - 1, 1), random)
             _write_png(folder / place / defect / f"{index:03}.png", rendering.image)

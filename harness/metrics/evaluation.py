@@ -68,17 +68,22 @@ def pixel_metrics(maps: Float32, masks: Bool) -> Metrics:
     undefined when no pixel, or every pixel, is defective. Raises `ValueError` for wrong shapes or dtypes,
     `HarnessError` for NaN or infinite scores.
     """
-    if maps.ndim != 3 or maps.shape != masks.shape:
-        raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (N, H, W)")
-    if masks.dtype != np.bool_:
-        raise ValueError(f"masks must be bool, not {masks.dtype}")
-    _check_scores("maps", maps)
+    require_maps(maps, masks)
     positives, negatives = maps[masks], maps[~masks]
     if len(positives) == 0 or len(negatives) == 0:
         return _undefined(PIXEL_METRICS, _why_pixels_cannot_be_ranked(masks))
     ranking = rank(positives, negatives)
     overlap = Metrics(values={"aupro": aupro(ranking, region_numbers(masks))}, thresholds={}, undefined={})
     return merge(_ranking_metrics("pixel", ranking), overlap)
+
+
+def require_maps(maps: Float32, masks: Bool) -> None:
+    """Raise `ValueError` for wrong shapes or dtypes, `HarnessError` for NaN or infinite scores."""
+    if maps.ndim != 3 or maps.shape != masks.shape:
+        raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (N, H, W)")
+    if masks.dtype != np.bool_:
+        raise ValueError(f"masks must be bool, not {masks.dtype}")
+    _check_scores("maps", maps)
 
 
 def _ranking_metrics(level: str, ranking: Ranking) -> Metrics:

@@ -94,7 +94,10 @@ def test_the_image_is_drawn_in_its_colours_and_the_mask_where_it_is(results: Res
     assert not panel(masked, 4)[5, 5].any()
 
 
-def test_red_green_and_blue_keep_their_places() -> None:
+@pytest.mark.parametrize(("colour", "bgr"), [((200, 100, 50), [50, 100, 200]), ((70,), [70, 70, 70])])
+def test_red_green_and_blue_keep_their_places_and_grey_stays_grey(
+    colour: tuple[int, ...], bgr: list[int]
+) -> None:
     given = outputs()
     subject = pictures._Subject(
         category="bottle",
@@ -104,12 +107,12 @@ def test_red_green_and_blue_keep_their_places() -> None:
         scores=(1.0, 1.0),
         threshold=2.0,
         flipped=False,
-        frame=np.full((6, 6, 3), (200, 100, 50), np.uint8),
+        frame=np.full((6, 6, len(colour)), colour, np.uint8),
         mask=given.masks[0],
         maps=(given.maps[0], given.maps[0]),
     )
     drawn = pictures.draw(subject)
-    assert drawn[pictures.TOP + 50, pictures.MARGIN + 50].tolist() == [50, 100, 200]
+    assert drawn[pictures.TOP + 50, pictures.MARGIN + 50].tolist() == bgr
 
 
 def test_values_that_are_not_finite_have_a_colour_of_their_own(results: Results) -> None:

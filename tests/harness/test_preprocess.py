@@ -25,6 +25,7 @@ from harness.preprocess import (
     Resize,
     Scale,
     Step,
+    Windows,
     standard_steps,
 )
 from harness.types import AnyArray, Bool, UInt8
@@ -346,6 +347,84 @@ def test_two_steps_in_the_wrong_order_are_refused(first: int) -> None:
         Preprocessor(tuple(steps))
 
 
+# --- grey -------------------------------------------------------------------------------------------------------------
+
+
+GREY = (Decode(), Colour(order="GREY"), Scale(divisor=255.0), Layout(order="NCHW"))
+
+
+def test_colours_become_grey_by_their_brightness_on_every_processor() -> None:
+    image = noise(64, 64, 3)
+    frame = Preprocessor(GREY).frame(image)
+    assert frame.shape == (64, 64, 1)
+    assert frame.dtype == np.uint8
+    exact = image[:, :, ::-1] @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(frame[:, :, 0] - exact).max() < 0.51
+    np.testing.assert_array_equal(frame[:, :, 0], cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+
+
+@pytest.mark.parametrize(
+    ("bgr", "grey"), [((255, 0, 0), 29), ((0, 255, 0), 150), ((0, 0, 255), 76), ((9, 9, 9), 9)]
+)
+def test_a_colour_has_its_grey(bgr: tuple[int, int, int], grey: int) -> None:
+    frame = Preprocessor(GREY).frame(np.full((2, 3, 3), bgr, np.uint8))
+    np.testing.assert_array_equal(frame, np.full((2, 3, 1), grey))
+
+
+def test_a_grey_image_stays_as_it_is_in_one_channel() -> None:
+    image = noise(5, 7)
+    ready = Preprocessor(GREY)
+    np.testing.assert_array_equal(ready.frame(image)[:, :, 0], image)
+    tensor = ready.tensor(ready.frame(image))
+    assert tensor.dtype == np.float32
+    np.testing.assert_array_equal(tensor, image[None].astype(np.float32) / np.float32(255))
+
+
+# --- windows ----------------------------------------------------------------------------------------------------------
+
+
+CUT = (*GREY, Windows(size=4, stride=2))
+
+
+def test_one_image_becomes_its_windows_row_by_row() -> None:
+    tensor = np.arange(2 * 6 * 8).reshape(2, 6, 8)
+    windows = Preprocessor(CUT).windows(tensor)
+    assert windows.shape == (6, 2, 4, 4)
+    corners = [(0, 0), (0, 2), (0, 4), (2, 0), (2, 2), (2, 4)]
+    assert Windows(size=4, stride=2).origins(6, 8) == tuple(corners)
+    for window, (top, left) in zip(windows, corners, strict=True):
+        np.testing.assert_array_equal(window, tensor[:, top : top + 4, left : left + 4])
+
+
+def test_an_image_of_the_windows_size_is_its_only_window() -> None:
+    tensor = noise(1, 4, 4)
+    np.testing.assert_array_equal(Preprocessor(CUT).windows(tensor), tensor[None])
+
+
+def test_all_steps_are_the_hosts_unless_a_graph_takes_over_before_the_windows() -> None:
+    tensor = noise(1, 8, 8)
+    assert Preprocessor(CUT).windows(tensor).shape == (9, 1, 4, 4)
+    assert Preprocessor(CUT, until="windows").windows(tensor).shape == (9, 1, 4, 4)
+    np.testing.assert_array_equal(Preprocessor(CUT, until="layout").windows(tensor), tensor[None])
+    np.testing.assert_array_equal(Preprocessor(GREY).windows(tensor), tensor[None])
+
+
+def test_windows_further_apart_than_they_are_large_leave_gaps() -> None:
+    apart = Windows(size=4, stride=6)
+    assert apart.origins(4, 4) == ((0, 0),)
+    with pytest.raises(ArtifactError, match="windows of 4 pixels every 6 do not cover 10 x 4"):
+        apart.origins(10, 4)
+    assert Windows(size=4, stride=4).origins(8, 4) == ((0, 0), (4, 0))
+
+
+@pytest.mark.parametrize("size", [(3, 8), (8, 3), (7, 8), (8, 7)])
+def test_windows_that_leave_a_border_uncovered_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(
+        ArtifactError, match=rf"windows of 4 pixels every 2 do not cover {size[0]} x {size[1]}"
+    ):
+        Preprocessor(CUT).windows(np.zeros((1, *size)))
+
+
 # --- manifests --------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +439,8 @@ def test_steps_survive_the_manifest() -> None:
     assert document[5]["mean"] == list(IMAGENET_MEAN)
     assert document[5]["std"] == list(IMAGENET_STD)
     assert steps_from(document) == steps
+    assert json.loads(msgspec.json.encode(CUT))[-1] == {"step": "windows", "size": 4, "stride": 2}
+    assert steps_from(CUT) == CUT
 
 
 @pytest.mark.parametrize(
@@ -373,6 +454,7 @@ def test_steps_survive_the_manifest() -> None:
         ({"step": "resize", "height": 3, "width": 3, "interpolation": "magic"}, r"'magic'.*interpolation`"),
         ({"step": "scale", "divisor": 0.0}, r"> 0.0 - at `\$\[0\]\.divisor`"),
         ({"step": "normalise", "mean": [0, 0, 0], "std": [1, 0, 1]}, r"at `\$\[0\]\.std\[1\]`"),
+        ({"step": "windows", "size": 4, "stride": 0}, r">= 1 - at `\$\[0\]\.stride`"),
         ({"step": "colour", "order": "YUV"}, r"'YUV' - at `\$\[0\]\.order`"),
     ],
 )

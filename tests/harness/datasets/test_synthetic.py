@@ -21,12 +21,13 @@ from harness.datasets import (
 )
 from harness.datasets.check import check
 from harness.datasets.surfaces import DEFECTS, MARGIN, VISIBLE, render
-from harness.datasets.synthetic import CATEGORIES, make_category, synthesise
+from harness.datasets.synthetic import CATEGORIES, TEXTURES, make_category, synthesise
 from harness.errors import DatasetError, UsageError
+from harness.metrics import pixel_metrics
 from harness.storage import sha256_of_file
-from harness.types import Float32, UInt8
+from harness.types import Category, Float32, UInt8
 
-KINDS = [(category, defect) for category in CATEGORIES for defect in DEFECTS[category]]
+KINDS = [(category, defect) for category in DEFECTS for defect in DEFECTS[category]]
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +102,23 @@ def test_no_defect_reaches_the_border_that_preprocessing_crops() -> None:
 
 
 def test_good_images_are_clean() -> None:
-    for category in CATEGORIES:
+    for category in DEFECTS:
         drawn = render(category, "good", 1, _generator(1))
         assert not drawn.mask.any()
         np.testing.assert_array_equal(drawn.image, drawn.clean)
 
 
-def test_pixels_are_the_same_on_every_machine() -> None:
+@pytest.mark.parametrize(
+    ("categories", "expected"), [(CATEGORIES, "f4b6049bd1d0a564"), (TEXTURES, "25139e7a1d2f36fb")]
+)
+def test_pixels_are_the_same_on_every_machine(categories: tuple[str, ...], expected: str) -> None:
     digest = hashlib.sha256()
-    for category, defect in KINDS:
-        drawn = render(category, defect, 0.5, _generator(0))
-        digest.update(drawn.image.tobytes() + drawn.mask.tobytes())
+    for category in categories:
+        for defect in DEFECTS[category]:
+            drawn = render(category, defect, 0.5, _generator(0))
+            digest.update(drawn.image.tobytes() + drawn.mask.tobytes())
     # The same with numpy 1.26 and 2.2, with and without AVX2 and AVX-512.
-    assert digest.hexdigest()[:16] == "f4b6049bd1d0a564"
+    assert digest.hexdigest()[:16] == expected
 
 
 def test_files_are_what_was_drawn(made: Path) -> None:
@@ -198,7 +203,9 @@ def test_a_killed_run_leaves_nothing_that_looks_like_a_category(
 
 
 def test_wrong_calls_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no synthetic category 'wave': there are weave, brushed, washer"):
+    with pytest.raises(
+        UsageError, match="no synthetic category 'wave': there are weave, brushed, washer, woven"
+    ):
         synthesise(tmp_path, ["wave"])
     with pytest.raises(UsageError, match="seed -1"):
         make_category("weave", -1, tmp_path)
@@ -231,3 +238,47 @@ def test_blurring_and_subtracting_does_not_find_the_defects(made: Path, name: st
             for image, base in zip(images, blurred, strict=True)
         ]
         assert roc_auc_score(labels, [each.max() for each in maps]) < 0.78
+
+
+@pytest.fixture(scope="module")
+def woven(tmp_path_factory: pytest.TempPathFactory) -> Category:
+    root = tmp_path_factory.mktemp("textures")
+    make_category("woven", 0, root)
+    return load_category(root, "woven")
+
+
+def test_a_texture_is_made_when_it_is_asked_for_and_is_grey(woven: Category) -> None:
+    report = check(woven.root)
+    assert report.problems == ()
+    assert report.categories[0].pixels == ("8-bit grey",)
+    assert report.categories[0].defects == (("slip", 8), ("stretch", 8), ("twist", 8))
+    assert (len(woven.train), len(woven.test)) == (40, 40)
+
+
+def test_defects_of_a_texture_change_its_pattern_and_neither_its_brightness_nor_its_contrast(
+    woven: Category,
+) -> None:
+    inside, around = [], []
+    for sample in woven.test:
+        image = read_image(sample.path).astype(np.float64)
+        mask = read_mask_for(sample, image.shape)
+        if mask.any():
+            ring = cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8)).astype(bool) & ~mask
+            inside.append((image[mask].mean(), image[mask].std()))
+            around.append((image[ring].mean(), image[ring].std()))
+    brightness, contrast = (np.array(inside) / np.array(around)).T
+    assert abs(np.median(brightness) - 1) < 0.05
+    assert abs(np.median(contrast) - 1) < 0.25
+
+
+@pytest.mark.parametrize("smooth", [0, 4])
+def test_blurring_and_subtracting_does_not_find_the_pixels_of_a_broken_pattern(
+    woven: Category, smooth: float
+) -> None:
+    images = [read_image(sample.path).astype(np.float32) for sample in woven.test]
+    masks = np.stack([read_mask_for(sample, (256, 256)) for sample in woven.test])
+    for sigma in (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32, 64):
+        maps = [np.abs(image - cv2.GaussianBlur(image, (0, 0), sigma)) for image in images]
+        if smooth:
+            maps = [cv2.GaussianBlur(each, (0, 0), smooth) for each in maps]
+        assert pixel_metrics(np.stack(maps), masks).values["pixel_auroc"] < 0.6
