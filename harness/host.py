@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
+import signal
 import subprocess
 from pathlib import Path
 
 import msgspec
 
 import harness
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +51,11 @@ def pin(threads: int) -> None:
     if not 1 <= threads <= len(usable):
         raise ValueError(f"{threads} threads asked for, {len(usable)} cores are usable here")
     os.sched_setaffinity(0, usable[:threads])
+
+
+def die_with_parent(how: signal.Signals) -> None:
+    """Have the system send this process `how` when its parent ends: a killed parent leaves nothing behind."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
 
 
 def peak_memory_bytes() -> int:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 _SECONDS_BETWEEN_LINES = 10.0
 
-Advance = Callable[[int], None]
-"""Called with the number of steps just done."""
+
+class Advance(Protocol):
+    """Called with the number of steps just done, and a few words on how it goes."""
+
+    def __call__(self, steps: int, note: str = "") -> None:
+        """Show it."""
 
 
 @contextlib.contextmanager
 def progress(label: str, total: int, *, unit: str = "images") -> Iterator[Advance]:
-    """Show how far `label` is, out of `total` steps."""
+    """Show how far `label` is, out of `total` steps, and the time left."""
     with _bar(label, total) if sys.stderr.isatty() else _lines(label, total, unit) as advance:
         yield advance
 
@@ -25,21 +31,26 @@ def _bar(label: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    words = TextColumn("{task.description:<40}"), TextColumn("{task.fields[note]}")
+    columns = (words[0], BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), words[1])
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda steps: bar.advance(task, steps)
+        task = bar.add_task(label, total=total, note="")
+        yield lambda steps, note="": bar.update(task, advance=steps, note=note)
 
 
 @contextlib.contextmanager
 def _lines(label: str, total: int, unit: str) -> Iterator[Advance]:
-    done, last = 0, time.monotonic()
+    started = last = time.monotonic()
+    done = 0
 
-    def advance(steps: int) -> None:
+    def advance(steps: int, note: str = "") -> None:
         nonlocal done, last
         done += steps
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print(f"{label}: {done}/{total} {unit}", file=sys.stderr, flush=True)  # noqa: T201 - this is the log
+        now = time.monotonic()
+        if done and now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            left = dt.timedelta(seconds=round((now - started) / done * (total - done)))
+            words = [f"{done}/{total} {unit}", *filter(None, [note]), f"{left} left"]
+            print(f"{label}: {', '.join(words)}", file=sys.stderr, flush=True)  # noqa: T201 - this is the log
 
     yield advance

@@ -8,7 +8,6 @@ and core affinity are set before the runtime is imported; its own chatter goes t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import selectors
@@ -24,11 +23,10 @@ from typing import IO, Any
 
 import msgspec
 
-from harness import registry
+from harness import host, registry
 from harness.errors import HarnessError, Unavailable, UsageError
 
 LOG_LINES_SHOWN = 5
-_PR_SET_PDEATHSIG = 1
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,7 +180,7 @@ def _tail(log: IO[bytes]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Entry point of the worker process."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed parent leaves no worker behind
+    host.die_with_parent(signal.SIGKILL)
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a runtime that prints must not be taken for an event
     if arguments[:1] == ["--probe"]:
@@ -197,8 +195,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(order: Order, events: IO[str]) -> Path:
-    from harness import host
-
     try:
         host.pin(order.threads)  # before any runtime starts its threads
     except (OSError, ValueError) as error:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import hashlib
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from exporters import weights as weights_module
+from exporters.fit import checkpoint
 from exporters.fit.base import Images, Learner, Learnt
 from exporters.runtime import mindspore as ms
-from harness import __version__, artifact, datasets, host, registry, storage
+from exporters.runtime import use
+from harness import __version__, artifact, datasets, host, registry, storage, training
 from harness.artifact import Artifact, Manifest, Thresholds, Training, Weights
-from harness.errors import ArtifactError, DatasetError
+from harness.errors import ArtifactError, DatasetError, UsageError
 from harness.preprocess import (
     Colour,
     Crop,
@@ -29,7 +35,8 @@ from harness.preprocess import (
     Windows,
     standard_steps,
 )
-from harness.settings import Settings, SsimAe
+from harness.settings import Settings, SsimAe, Trained
+from harness.training import TrainingLog
 from harness.types import Category, FitRequest, Float32, Sample
 
 IMAGE_QUANTILE = 0.95
@@ -45,12 +52,26 @@ def fit(request: FitRequest) -> tuple[Artifact, bool]:
 
     Raises:
         ArtifactError: the folder holds an artifact of another request, and `force` is not set.
+        CheckpointError: a training was cut short here, and neither `resume` nor `force` is set.
         DatasetError: fewer than three good training images.
+        Unavailable: the device is not on this machine.
         WeightsError: the weights file is not the backbone's.
     """
+    _require_possible(request)
     storage.require_writable(request.out.parent)
     with artifact.locked(request.out):
         return _fit(request)
+
+
+def check(request: FitRequest) -> None:
+    """Raise what would stop the fit of any category, whatever its images: before the first of many is begun."""
+    _require_possible(request)
+    _weights(request)
+
+
+def learn(request: FitRequest) -> Learnt:
+    """What a worker runs of a fit: the learning alone."""
+    return _learn(request, _weights(request)[1])[0]
 
 
 def _fit(request: FitRequest) -> tuple[Artifact, bool]:
@@ -61,12 +82,10 @@ def _fit(request: FitRequest) -> tuple[Artifact, bool]:
     earlier = _earlier(request, digest)
     if earlier is not None:
         return earlier, False
-    kept, held_out = hold_out(request.category, request.seed)
-    preprocessor = Preprocessor(steps)
-    images, unseen = (Images(samples=samples, preprocessor=preprocessor) for samples in (kept, held_out))
+    request = dataclasses.replace(request, digest=digest)
+    checkpoint.make_way(request)
     started = time.perf_counter()
-    learner: Learner = registry.resolve("detector", request.detector, registry.LEARNERS)
-    learnt = learner(request, parameters, images, unseen)
+    learnt, images, unseen = _learn(request, parameters)
     thresholds = _thresholds(learnt, unseen)
     manifest = Manifest(
         schema=artifact.SCHEMA,
@@ -79,24 +98,68 @@ def _fit(request: FitRequest) -> tuple[Artifact, bool]:
         training=Training(
             dataset=request.dataset,
             fingerprint=fingerprint,
-            images=len(kept),
-            held_out=tuple(sample.name for sample in held_out),
+            images=len(images),
+            held_out=tuple(sample.name for sample in unseen.samples),
         ),
         weights=source,
         seed=request.seed,
+        settings=msgspec.to_builtins(request.settings),
         request_sha256=digest,
         net_sha256=storage.sha256_of_arrays(learnt.net),
         state_sha256=storage.sha256_of_arrays(learnt.state),
         detector_sha256="",
         fit_report={
             **learnt.report,
+            **_training_report(learnt.training),
             "seconds": round(time.perf_counter() - started, 2),
+            "finished": dt.datetime.now(dt.timezone.utc).isoformat(),
+            "host": msgspec.to_builtins(host.describe()),
             "peak_memory_bytes": host.peak_memory_bytes(),
         },
         software={"harness": __version__, "mindspore": ms.__version__, "numpy": np.__version__},
     )
     manifest = msgspec.structs.replace(manifest, detector_sha256=artifact.detector_digest(manifest))
     return _write(request.out, manifest, learnt), True
+
+
+def _require_possible(request: FitRequest) -> None:
+    if request.precision == "mixed" and request.device == "cpu":
+        raise UsageError(
+            "--precision mixed: MindSpore's CPU kernels train in float32 only (float16 is slower there, bfloat16 has no "
+            "kernels); leave it out, or train on --device ascend"
+        )
+    if not isinstance(request.settings, Trained) and (
+        request.init_from is not None or request.precision == "mixed"
+    ):
+        raise UsageError(
+            f"{request.detector} is fitted without a training: leave --init-from and --precision out"
+        )
+    if request.init_from is not None and not request.init_from.is_file():
+        raise UsageError(f"--init-from {request.init_from}: no such file")
+    if isinstance(request.settings, Trained) and request.settings.batch_size % request.settings.workers:
+        raise UsageError(
+            f"--workers {request.settings.workers} share every batch evenly: give a --batch-size they divide, not "
+            f"{request.settings.batch_size}"
+        )
+    use(request.device)
+
+
+def _learn(request: FitRequest, parameters: Mapping[str, Float32]) -> tuple[Learnt, Images, Images]:
+    """What the learner made, the images it saw, and those held out."""
+    preprocessor = Preprocessor(preprocessing(request.settings))
+    images, unseen = (
+        Images(samples=samples, preprocessor=preprocessor)
+        for samples in hold_out(request.category, request.seed)
+    )
+    learner: Learner = registry.resolve("detector", request.detector, registry.LEARNERS)
+    return learner(request, parameters, images, unseen), images, unseen
+
+
+def _training_report(log: TrainingLog | None) -> dict[str, Any]:
+    if log is None:
+        return {}
+    start = {} if log.start is None else {"init_from": msgspec.to_builtins(log.start)}
+    return {"training": log.summary()} | start
 
 
 def preprocessing(settings: Settings) -> tuple[Step, ...]:
@@ -160,6 +223,9 @@ def _request_digest(request: FitRequest, source: Weights, steps: tuple[Step, ...
         "device": request.device,
         "precision": request.precision,
         "init_from": None if request.init_from is None else storage.sha256_of_file(request.init_from),
+        "bank": storage.sha256_of_file(Path(bank))
+        if (bank := getattr(request.settings, "bank", None))
+        else None,
         "quantile": IMAGE_QUANTILE,
         "harness": __version__,
         "code": _code_digest(),
@@ -215,6 +281,8 @@ def _write(out: Path, manifest: Manifest, learnt: Learnt) -> Artifact:
         made.mkdir()
         artifact.write_arrays(made / artifact.STATE, learnt.state)
         artifact.write_arrays(made / artifact.NET, learnt.net)
+        if learnt.training is not None:
+            training.write(made, learnt.training)
         artifact.write_manifest(made, manifest)
         if out.exists():
             shutil.move(out, Path(folder) / "replaced")

@@ -16,13 +16,16 @@ class Terminal(io.StringIO):
 def test_a_log_gets_a_plain_line_when_one_is_due(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seconds = iter([0.0, 4.0, 11.0, 11.0, 20.0, 21.5, 21.5])
+    seconds = iter([0.0, 4.0, 11.0, 20.0, 21.5])
     monkeypatch.setattr("time.monotonic", lambda: next(seconds))
     with progress.progress("bench bottle", 83) as advance:
         for steps in (8, 8, 60, 7):
             advance(steps)
     captured = capsys.readouterr()
-    assert captured.err == "bench bottle: 16/83 images\nbench bottle: 83/83 images\n"
+    assert captured.err.splitlines() == [
+        "bench bottle: 16/83 images, 0:00:46 left",  # 67 images at 11 s for 16
+        "bench bottle: 83/83 images, 0:00:00 left",
+    ]
     assert captured.out == ""
 
 
@@ -36,7 +39,15 @@ def test_lines_name_the_unit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     with progress.progress("fit", 3, unit="positions") as advance:
         advance(1)
-    assert capsys.readouterr().err == "fit: 1/3 positions\n"
+    assert capsys.readouterr().err == "fit: 1/3 positions, 0:00:00 left\n"
+
+
+def test_a_note_says_how_it_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    with progress.progress("train stpm", 4, unit="steps") as advance:
+        advance(0, "not begun")  # no rate, no time left
+        advance(2, "loss 0.5")
+    assert capsys.readouterr().err == "train stpm: 2/4 steps, loss 0.5, 0:00:00 left\n"
 
 
 def test_a_terminal_gets_a_bar_on_standard_error_that_goes_away(
@@ -47,10 +58,11 @@ def test_a_terminal_gets_a_bar_on_standard_error_that_goes_away(
     monkeypatch.setenv("TERM", "xterm")
     with progress.progress("bench bottle", 83) as advance:
         advance(16)
-        advance(20)
+        advance(20, "loss 0.5")
     drawn = terminal.getvalue()
     assert "bench bottle" in drawn
     assert "36/83" in drawn
+    assert "loss 0.5" in drawn
     assert drawn.endswith("\x1b[2K")  # the last thing drawn erases the line
     assert capsys.readouterr().out == ""
 
