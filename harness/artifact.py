@@ -121,6 +121,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     training: Training
     weights: Weights
     seed: int
+    settings: dict[str, Any] = {}
+    """What was set about the detector, its defaults written out (`harness.settings`); empty where that was not kept."""
     request_sha256: str
     """Digest of everything asked of the fit, so that a finished fit is not repeated."""
     net_sha256: str

@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 
 from harness import __version__, datasets, host, metrics, record, registry, storage, timing
-from harness.artifact import Artifact, Variant
+from harness.artifact import Artifact, HeadSpec, Manifest, Variant
 from harness.errors import HarnessError
 from harness.heads.graph import HEAD
 from harness.preprocess import Preprocessor
-from harness.record import Data, Device, EvidenceArrays, ImageResult, Record
+from harness.record import Data, Device, EvidenceArrays, Fit, ImageResult, Record
 from harness.types import AnyArray, Bool, Case, Category, Float32, Sample, UInt8
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ def run(job: Job, session: Session, *, load_ms: float, advance: Advance) -> Reco
         metrics.image_metrics(np.array(collected.scores), labels),
         metrics.pixel_metrics(maps, truth.masks),
     )
+    rules = unmeasured.pixel_decisions
+    if rules is not None:
+        decided = metrics.decision_metrics(maps, truth.masks, labels, unmeasured.thresholds.pixel, rules)
+        measured = metrics.merge(measured, decided)
     arrays = EvidenceArrays(maps=maps, masks=truth.masks, frames=np.stack(collected.frames))
     samples_ms = timing.stages(collected.decode, collected.preprocess, collected.infer, collected.head)
     done = msgspec.structs.replace(
@@ -159,9 +163,31 @@ def blank(job: Job, started: str) -> Record:
         artifact_sha256=job.artifact.sha256,
         weights=manifest.weights,
         thresholds=manifest.thresholds,
+        pixel_decisions=_pixel_decisions(manifest.head),
+        fit=_fit(manifest),
+        training=manifest.fit_report.get("training"),
         host=host.describe(),
         started=started,
         finished=started,
+    )
+
+
+def _pixel_decisions(head: HeadSpec) -> metrics.PixelDecisions | None:
+    """How the head's parameters want decisions measured, if at all."""
+    rules = head.parameters.get("pixel_decisions")
+    return None if rules is None else msgspec.convert(rules, metrics.PixelDecisions)
+
+
+def _fit(manifest: Manifest) -> Fit:
+    report = manifest.fit_report
+    return Fit(
+        dataset=manifest.training.dataset,
+        images=manifest.training.images,
+        seconds=report.get("seconds"),
+        finished=report.get("finished"),
+        host=msgspec.convert(report["host"], host.Host) if "host" in report else None,
+        settings=manifest.settings,
+        software=manifest.software,
     )
 
 
@@ -257,7 +283,7 @@ def _read_truth(job: Job, preprocessor: Preprocessor) -> _Truth:
     for framed, sample in zip(masks, job.category.test, strict=True):
         if sample.mask_path is not None:
             mask = datasets.read_mask(sample.mask_path, threshold=job.case.mask_threshold)
-            framed[:], loses = preprocessor.mask(mask)
+            framed[:], loses = preprocessor.mask(mask, job.case.mask_resize)
             sizes[sample.name] = (mask.shape[0], mask.shape[1])
             cut += loses
     return _Truth(masks=masks, sizes=sizes, cut=cut)

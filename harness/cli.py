@@ -27,12 +27,15 @@ FORMATS = ("onnx", "mindir", "air")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
-    options = _parser().parse_args(arguments)
+    asked = sys.argv[1:] if arguments is None else arguments
+    options = argparse.Namespace(json="--json" in asked)  # until the parser knows better
     os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # our own errors name the file
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without box characters shows ? and goes on
     try:
+        options = _parser().parse_args(asked)
+        options.arguments = tuple(asked)
         from harness import commands
 
         return commands.COMMANDS[options.run](options)
@@ -46,9 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(
             f"{where}{error.strerror or error}; check the path, its permissions and the disk", 3, options
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         kept = "; what was finished is kept, the same command continues"
-        print(f"interrupted{kept if options.run in ('bench', 'fit', 'export') else ''}", file=sys.stderr)
+        lasting = getattr(options, "run", None) in ("bench", "fit", "export")
+        print(str(stop) or f"interrupted{kept if lasting else ''}", file=sys.stderr)
         return 130
     except Exception:  # noqa: BLE001 - a defect of ours must not look like a verdict
         traceback.print_exc()
@@ -76,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_bench,
         _add_fit,
+        _add_import,
         _add_settings,
         _add_export,
         _add_parity,
@@ -96,16 +101,29 @@ def _add_bench(commands: Any) -> None:
         "untrained backbone, export, and run every backend of this machine.",
     )
     bench.add_argument(
-        "--artifact", type=Path, action="append", metavar="DIR", help="artifact, or a folder of them"
+        "--artifact", type=_path, action="append", metavar="DIR", help="artifact, or a folder of them"
     )
-    bench.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the categories")
+    bench.add_argument(
+        "--suite",
+        metavar="NAME",
+        help="fit, export and measure with a published table's settings: padim, patchcore, fastflow, stpm, ssim_ae, "
+        "ssim_ae_texture, or a file of your own",
+    )
+    bench.add_argument("--weights", type=_path, metavar="W", help="backbone weights for a suite's fit")
+    bench.add_argument(
+        "--device",
+        choices=("cpu", "ascend", "gpu"),
+        default="cpu",
+        help="a suite's fit runs on (%(default)s)",
+    )
+    bench.add_argument("--data", type=_path, metavar="DIR", help="folder that holds the categories")
     _category(bench)
     bench.add_argument(
         "--backend", action="append", metavar="NAME", help="repeats; see: python -m harness backends"
     )
     bench.add_argument("--variant", metavar="ID", help="variant of the artifact, `onnx-fp32`")
     bench.add_argument(
-        "--out", type=Path, default=Path("results"), metavar="DIR", help="results folder (%(default)s)"
+        "--out", type=_path, default=Path("results"), metavar="DIR", help="results folder (%(default)s)"
     )
     bench.add_argument("--batch-size", type=_positive, default=1, metavar="N")
     bench.add_argument(
@@ -114,8 +132,11 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument(
         "--warmup", type=_positive, default=3, metavar="N", help="untimed runs first (%(default)s)"
     )
+    bench.add_argument("--mask-threshold", type=_grey, metavar="V", help="defective above V (127)")
     bench.add_argument(
-        "--mask-threshold", type=_grey, default=127, metavar="V", help="defective above V (%(default)s)"
+        "--mask-resize",
+        choices=("nearest", "bilinear_truncated", "area_truncated", "dilated"),
+        help="how masks come to the size of the map (nearest); docs/protocols.md",
     )
     bench.add_argument(
         "--timeout", type=_seconds, default=600.0, metavar="S", help="kill a worker silent for S seconds"
@@ -129,17 +150,37 @@ def _add_bench(commands: Any) -> None:
 def _add_fit(commands: Any) -> None:
     fit = commands.add_parser("fit", help="fit a detector on the good images of a category")
     fit.add_argument("--detector", choices=DETECTORS, default="padim")
+    _add_fit_options(fit)
+
+
+def _add_import(commands: Any) -> None:
+    kinds = commands.add_parser("import", help="take over what another program learnt").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    faiss = kinds.add_parser(
+        "faiss",
+        help="a faiss index (IndexFlatL2) as PatchCore's memory bank",
+        description="Make a PatchCore artifact whose memory bank is the index; backbone, weights, size and layers must be those "
+        "it was made with. The data set's good images set the thresholds.",
+    )
+    faiss.add_argument("index", type=_path, metavar="INDEX")
+    _add_fit_options(faiss)
+    faiss.set_defaults(detector="patchcore")
+
+
+def _add_fit_options(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--backbone", choices=BACKBONES, help="(resnet18; SSIM-AE has none)")
     fit.add_argument(
         "--weights",
+        type=_path,
         metavar="W",
         help="backbone weights, or `random` for an untrained, seeded backbone (SSIM-AE has none)",
     )
     fit.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="folder that holds the categories"
+        "--data", type=_path, required=True, metavar="DIR", help="folder that holds the categories"
     )
     _category(fit)
-    fit.add_argument("--out", type=Path, default=Path("artifacts"), metavar="DIR", help="(%(default)s)")
+    fit.add_argument("--out", type=_path, default=Path("artifacts"), metavar="DIR", help="(%(default)s)")
     fit.add_argument(
         "--seed", type=int, default=0, help="of hold-out, channel draw, untrained backbone (%(default)s)"
     )
@@ -163,12 +204,20 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("--device", choices=("cpu", "ascend", "gpu"), default="cpu", help="(%(default)s)")
     fit.add_argument("--precision", choices=("fp32", "mixed"), default="fp32", help="(%(default)s)")
     fit.add_argument(
-        "--init-from", type=Path, metavar="FILE", help="start from a checkpoint or a net.safetensors"
+        "--init-from", type=_path, metavar="FILE", help="start from a checkpoint or a net.safetensors"
     )
     fit.add_argument(
         "--checkpoint-every", type=_positive, default=10, metavar="N", help="epochs (%(default)s)"
     )
     fit.add_argument("--resume", action="store_true", help="go on with a training that was cut short")
+    fit.add_argument(
+        "--jobs",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="categories side by side, one device each, or a share of the cores (%(default)s)",
+    )
+    fit.add_argument("--only", metavar="NAME", help=argparse.SUPPRESS)  # what a process of its own fits
     fit.add_argument("--force", action="store_true", help="replace an artifact fitted from another request")
     fit.set_defaults(run="fit")
 
@@ -181,7 +230,7 @@ def _add_settings(commands: Any) -> None:
 
 def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", help="write runnable forms of an artifact's network")
-    export.add_argument("artifact", type=Path, metavar="ARTIFACT", help="artifact, or a folder of them")
+    export.add_argument("artifact", type=_path, metavar="ARTIFACT", help="artifact, or a folder of them")
     export.add_argument("--format", choices=FORMATS, action="append", required=True, help="repeats")
     export.add_argument(
         "--head-in-graph",
@@ -194,9 +243,9 @@ def _add_export(commands: Any) -> None:
 def _add_parity(commands: Any) -> None:
     parity = commands.add_parser("parity", help="say whether backends agree, from their records")
     parity.add_argument("--reference", required=True, metavar="BACKEND", help="the backend to be agreed with")
-    parity.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(%(default)s)")
+    parity.add_argument("--results", type=_path, default=Path("results"), metavar="DIR", help="(%(default)s)")
     parity.add_argument(
-        "--report", type=Path, metavar="DIR", help="write pictures of flips and largest differences"
+        "--report", type=_path, metavar="DIR", help="write pictures of flips and largest differences"
     )
     parity.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     parity.set_defaults(run="parity")
@@ -204,13 +253,24 @@ def _add_parity(commands: Any) -> None:
 
 def _add_tables(commands: Any) -> None:
     tables = commands.add_parser("tables", help="print tables from records")
-    tables.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(%(default)s)")
+    tables.add_argument("--results", type=_path, default=Path("results"), metavar="DIR", help="(%(default)s)")
     tables.add_argument("--format", choices=("terminal", "md", "csv", "json"), default="terminal")
     tables.add_argument(
         "--stage",
         choices=("decode", "preprocess", "infer", "head", "infer_head", "total"),
         default="total",
         help="whose latency (%(default)s)",
+    )
+    tables.add_argument(
+        "--against",
+        choices=("published",),
+        help="compare with the published tables: ours, theirs, the difference, and where the settings differ",
+    )
+    tables.add_argument(
+        "--style",
+        choices=("plain", "modelzoo"),
+        default="plain",
+        help="modelzoo: the blocks of a model-zoo README (training, evaluation, inference)",
     )
     tables.add_argument("--json", action="store_true", help="the same as --format json")
     tables.set_defaults(run="tables")
@@ -227,12 +287,12 @@ def _add_data(commands: Any) -> None:
         required=True, metavar="ACTION"
     )
     synth = data.add_parser("synth", help="write the synthetic data set in MVTec layout")
-    synth.add_argument("out", type=Path, metavar="OUT")
+    synth.add_argument("out", type=_path, metavar="OUT")
     _category(synth)
     synth.add_argument("--seed", type=int, default=0)
     synth.set_defaults(run="synth")
     check = data.add_parser("check", help="read everything and say what is there and what is wrong")
-    check.add_argument("dir", type=Path, metavar="DIR", help="folder of categories, or one category")
+    check.add_argument("dir", type=_path, metavar="DIR", help="folder of categories, or one category")
     check.add_argument("--mask-threshold", type=_grey, default=127, metavar="V")
     check.set_defaults(run="check")
 
@@ -242,13 +302,19 @@ def _add_weights(commands: Any) -> None:
         required=True, metavar="ACTION"
     )
     convert = weights.add_parser("convert", help="torchvision, timm or MindSpore file → our safetensors")
-    convert.add_argument("source", type=Path, metavar="W")
-    convert.add_argument("target", type=Path, metavar="OUT.safetensors")
+    convert.add_argument("source", type=_path, metavar="W")
+    convert.add_argument("target", type=_path, metavar="OUT.safetensors")
     convert.set_defaults(run="convert")
 
 
 def _category(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--category", action="append", metavar="NAME", help="repeats; `all` for every one")
+
+
+def _path(text: str) -> Path:
+    from harness import storage  # not before there is a path to read: `--help` imports nothing heavy
+
+    return storage.local_path(text)
 
 
 def _positive(text: str) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,8 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from harness.parity import ParityReport
     from harness.record import Record
-    from harness.settings import Settings
 
-FEW_HELD_OUT = 20
-"""Fewer good images than this cannot place a 95 % quantile: the threshold is their largest score."""
+SUITE_SETTINGS = ("out", "batch_size", "threads", "warmup", "timeout", "force")
 _EXIT = {"passed": 0, "failed": 1, "not measured": 3}
 
 
@@ -33,6 +30,10 @@ def _wanted(options: argparse.Namespace, known: Sequence[str]) -> tuple[str, ...
 def _bench(options: argparse.Namespace) -> int:
     from harness import quickstart, suite
 
+    if options.suite is not None:
+        return _bench_suite(options)
+    if options.weights is not None:
+        raise UsageError("bench --weights needs --suite NAME, whose detectors it fits")
     say = _say_on_stderr if options.json else print
     settings = _settings(options)
     if options.artifact is not None:
@@ -49,8 +50,8 @@ def _bench(options: argparse.Namespace) -> int:
         return _measure(request, options)
     if options.data is not None or options.category is not None or options.variant is not None:
         raise UsageError(
-            "bench --data, --category and --variant need --artifact: fit and export first (python -m harness fit --help); "
-            "a bare bench runs on built-in synthetic data"
+            "bench --data, --category and --variant need --artifact: fit and export first (python -m harness fit --help), "
+            "or name a --suite, which does both; a bare bench runs on built-in synthetic data"
         )
     say(quickstart.WELCOME)
     made = quickstart.prepare(options.out / "builtin", seed=options.seed, backends=options.backend, say=say)
@@ -60,12 +61,47 @@ def _bench(options: argparse.Namespace) -> int:
     return _measure(request, options)
 
 
+def _bench_suite(options: argparse.Namespace) -> int:
+    from harness import suites
+
+    for name in ("artifact", "variant", "mask_threshold", "mask_resize"):
+        if getattr(options, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is the suite's: leave it out, or write a suite of your own"
+            )
+    if options.data is None:
+        raise UsageError("bench --suite needs --data DIR, the folder that holds the categories")
+    suite = suites.read(suites.find(options.suite))
+    settings = {name: value for name, value in _settings(options).items() if name in SUITE_SETTINGS}
+    request = suites.SuiteRequest(
+        suite=suite,
+        data=options.data,
+        weights=options.weights,
+        device=options.device,
+        categories=_wanted(options, ()),
+        backends=tuple(dict.fromkeys(options.backend or ())),
+        **settings,
+    )
+    plan = suites.ready(request)
+    say, report = (_say_on_stderr, _quiet) if options.json else (print, _say_case)
+    try:
+        outcome = suites.run(plan, say=say, report=report)
+    except suites.Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    return _conclude(outcome.records, plan.backends, options, failures=outcome.failures)
+
+
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     from harness import host
 
-    names = ("out", "variant", "batch_size", "warmup", "mask_threshold", "timeout", "force")
+    names = ("out", "variant", "batch_size", "warmup", "timeout", "force")
     settings = {name: getattr(options, name) for name in names}
-    return settings | {"threads": options.threads or host.usable_cores()}
+    return settings | {
+        "threads": options.threads or host.usable_cores(),
+        "mask_threshold": 127 if options.mask_threshold is None else options.mask_threshold,
+        "mask_resize": options.mask_resize or "nearest",
+    }
 
 
 def _say_on_stderr(line: str) -> None:
@@ -73,9 +109,7 @@ def _say_on_stderr(line: str) -> None:
 
 
 def _measure(request: Any, options: argparse.Namespace) -> int:
-    import msgspec
-
-    from harness import presentation, suite
+    from harness import suite
 
     plan = suite.plan(request)
     if plan.finished and not options.json:
@@ -87,12 +121,34 @@ def _measure(request: Any, options: argparse.Namespace) -> int:
     except suite.Interrupted as stop:
         print(stop, file=sys.stderr)
         return 130
-    report = _parity_of(request, records)
+    return _conclude(records, request.backends, options)
+
+
+def _conclude(
+    records: Sequence[Record],
+    backends: Sequence[str],
+    options: argparse.Namespace,
+    *,
+    failures: Mapping[str, str] = {},
+) -> int:
+    """Show what was measured and whether the backends agree, and give the exit code.
+
+    `failures` say of a category why it has no records.
+    """
+    import msgspec
+
+    from harness import presentation
+
+    report = _parity_of(records, backends, options.out)
     if options.json:
-        print(json.dumps({"records": [msgspec.to_builtins(item) for item in records]}, allow_nan=False))
-    else:
-        presentation.show(records, report, out=request.out)
-    unmeasured = 3 if any(item.status != "measured" or item.undefined for item in records) else 0
+        document = {"records": [msgspec.to_builtins(item) for item in records]}
+        print(json.dumps(document | ({"failures": failures} if failures else {}), allow_nan=False))
+    elif records:
+        presentation.show(records, report, out=options.out)
+    for category, reason in failures.items():
+        print(f"failed: {category}: {reason}", file=sys.stderr)
+    incomplete = any(item.status != "measured" or item.undefined for item in records)
+    unmeasured = 3 if incomplete or failures else 0
     return _worst(unmeasured, 0 if report is None else _EXIT[report.verdict])
 
 
@@ -111,84 +167,20 @@ def _quiet(record: Record) -> None:
         _say_case(record)
 
 
-def _parity_of(request: Any, records: Sequence[Record]) -> ParityReport | None:
-    """Parity of the records just made; none when fewer than two backends were asked for."""
+def _parity_of(records: Sequence[Record], backends: Sequence[str], out: Path) -> ParityReport | None:
+    """Parity of the records just made; none without records of at least two backends."""
     from harness import parity
 
-    if len(request.backends) < 2:
+    if len(backends) < 2 or not records:
         return None
-    trained_with = [name for name in request.backends if name.startswith(("mindspore", "ascend910"))]
-    return parity.parity(request.out, reference=(trained_with or request.backends)[0], records=tuple(records))
+    trained_with = [name for name in backends if name.startswith(("mindspore", "ascend910"))]
+    return parity.parity(out, reference=(trained_with or backends)[0], records=tuple(records))
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from harness import datasets, registry
-    from harness.types import FitRequest
+    from harness import datasets, fitting
 
-    wanted = _fit_settings(options)
-    backbone = "none" if options.detector == "ssim_ae" else options.backbone or "resnet18"
-    if options.weights is None and backbone != "none":
-        raise UsageError("fit needs --weights W: a backbone's file, or `random` for an untrained one")
-    weights = None if options.weights in ("random", None) else Path(options.weights)
-    if options.weights == "random":
-        print("backbone: untrained, drawn from the seed: for trying things out, never for a claim")
-    categories = [
-        datasets.load_category(options.data, name)
-        for name in _wanted(options, datasets.list_categories(options.data))
-    ]
-    made_in = options.out / (options.detector if backbone == "none" else f"{options.detector}-{backbone}")
-    fit = registry.resolve("stage", "fit", registry.STAGES)
-    for category in categories:
-        request = FitRequest(
-            detector=options.detector,
-            backbone=backbone,
-            weights=weights,
-            dataset=options.data.resolve().name,
-            category=category,
-            out=made_in / category.name,
-            settings=wanted,
-            seed=options.seed,
-            device=options.device,
-            precision=options.precision,
-            init_from=options.init_from,
-            checkpoint_every=options.checkpoint_every,
-            resume=options.resume,
-            force=options.force,
-        )
-        made, fresh = fit(request)
-        manifest = made.manifest
-        report = manifest.fit_report
-        state = f"state {report.get('state_bytes', 0) / 1e6:.0f} MB"
-        print(
-            f"{made.path}: "
-            + (
-                f"fitted on {manifest.training.images} images in {report['seconds']} s, "
-                if fresh
-                else "fitted before, "
-            )
-            + f"{manifest.thresholds.held_out_images} held out, threshold {manifest.thresholds.image:.3f}, {state}"
-        )
-        if manifest.thresholds.held_out_images < FEW_HELD_OUT:
-            print(
-                f"  the thresholds rest on {manifest.thresholds.held_out_images} held-out images alone: take them as rough"
-            )
-    print(f"next: python -m harness export {shlex.quote(str(made_in))} --format onnx --format mindir")
-    return 0
-
-
-def _fit_settings(options: argparse.Namespace) -> Settings:
-    from harness import settings
-
-    flags = ("resize", "crop", "epochs", "batch_size", "micro_batch", "workers", "early_stop")
-    given: dict[str, Any] = {
-        name: getattr(options, name) for name in flags if getattr(options, name) is not None
-    }
-    for item in options.set:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise UsageError(f"--set {item}: expected NAME=VALUE")
-        given[name.strip().replace("-", "_")] = value.strip()
-    return settings.settings(options.detector, given)
+    return fitting.fit(options, _wanted(options, datasets.list_categories(options.data)))
 
 
 def _describe_settings(options: argparse.Namespace) -> int:
@@ -240,10 +232,19 @@ def _parity(options: argparse.Namespace) -> int:
 def _tables(options: argparse.Namespace) -> int:
     from harness import record, tables
 
+    kind: tables.Format = "json" if options.json else options.format
     records = record.latest(record.read_all(options.results))
-    print(
-        tables.render(tables.tables(records, stage=options.stage), "json" if options.json else options.format)
-    )
+    if options.against is not None and options.style != "plain":
+        raise UsageError("--against published and --style modelzoo are two tables: ask for one at a time")
+    if options.against is not None:
+        found = tables.compare(records)
+        print(tables.render_comparisons(found, kind))
+        for reason in found.reasons if kind == "csv" else ():  # its lines are all numbers
+            print(f"not compared: {reason}", file=sys.stderr)
+    elif options.style == "modelzoo":
+        print(tables.render_blocks(tables.blocks(records), kind))
+    else:
+        print(tables.render(tables.tables(records, stage=options.stage), kind))
     return 0
 
 

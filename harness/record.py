@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -20,10 +20,12 @@ from harness import storage
 from harness.artifact import Thresholds, Weights
 from harness.errors import RecordError
 from harness.host import Host
+from harness.metrics import PixelDecisions
 from harness.types import AnyArray, Bool, Case, Float32, UInt8
 
 SCHEMA = 1
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image_f1_max", "pixel_f1_max")
+"""What every record has; `pixel_decisions` adds four."""
 STAGES = ("decode", "preprocess", "infer", "head", "infer_head", "total")
 """`infer_head` is infer + head, which seed 001 reports; `total` is decode + preprocess + infer + head."""
 
@@ -78,6 +80,20 @@ class Device(_Strict, frozen=True, kw_only=True):
     simulated: bool
 
 
+class Fit(_Strict, frozen=True, kw_only=True):
+    """How the detector that was measured had been made, as its artifact says."""
+
+    dataset: str
+    images: int
+    seconds: float | None = None
+    finished: str | None = None
+    """UTC, ISO 8601."""
+    host: Host | None = None
+    settings: dict[str, Any] = {}
+    """By the names of `harness.settings`, defaults written out; empty where the artifact does not say."""
+    software: dict[str, str] = {}
+
+
 class Evidence(_Strict, frozen=True, kw_only=True):
     """The file of arrays beside the record."""
 
@@ -101,6 +117,10 @@ class Record(_Strict, frozen=True, kw_only=True):
     """Digest of the artifact's manifest, which holds the digests of all its files."""
     weights: Weights
     thresholds: Thresholds
+    fit: Fit | None = None
+    training: dict[str, Any] | None = None
+    """How a training by gradient went: epochs, steps, first_loss, last_loss, step_ms (median), seconds, parameters,
+    checkpoint_bytes. Absent for a detector fitted without one."""
     host: Host
     started: str
     """UTC, ISO 8601."""
@@ -113,6 +133,8 @@ class Record(_Strict, frozen=True, kw_only=True):
     """Score at which an F1-max is attained: predict defective when score ≥ threshold."""
     undefined: dict[str, str] = {}
     """Metric → why it has no value."""
+    pixel_decisions: PixelDecisions | None = None
+    """How `pixel_ok`, `pixel_nok`, `pixel_acc` and `pixel_auc_binary` are measured; absent where they are not."""
     latency_ms: dict[str, Distribution] = {}
     latency_samples_ms: dict[str, list[float]] = {}
     """Stage → one value per image in the order of `images`; a batch's time is shared equally by its images."""
@@ -134,7 +156,7 @@ class EvidenceArrays:
     masks: Bool
     """(N, H, W) ground truth in the frame of the maps."""
     frames: UInt8
-    """(N, H, W, 3) what the network saw, RGB, before scaling."""
+    """(N, H, W, C) what the network saw, RGB or grey, before scaling."""
 
 
 def file_name(case: Case, inputs_sha256: str) -> str:
@@ -256,7 +278,7 @@ def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:
     expected = [
         ("float32", count, height, width),
         ("uint8", count, height, -(-width // 8)),
-        ("uint8", count, height, width, 3),
+        ("uint8", count, height, width, 1 if frames.shape[-1] == 1 else 3),
     ]
     if found != expected:
         raise RecordError(

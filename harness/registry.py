@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,12 @@ EXPORTERS = {
     "mindir": "exporters.mindir:export",
     "air": "exporters.air:export",
 }
-STAGES = {"fit": "exporters.fit.job:fit", "convert": "exporters.weights:convert"}
+STAGES = {
+    "fit": "exporters.fit.job:fit",
+    "check_fit": "exporters.fit.job:check",
+    "convert": "exporters.weights:convert",
+    "load_weights": "exporters.weights:load_backbone",
+}
 OUR_PACKAGES = ("backends", "exporters")
 
 
@@ -86,6 +92,11 @@ def resolve(family: str, name: str, table: Mapping[str, str]) -> Any:
     module, _, attribute = table[name].partition(":")
     _check_owner(module)
     return getattr(importlib.import_module(module), attribute)
+
+
+def is_installed(package: str) -> bool:
+    """Whether `package` can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None
 
 
 def unknown(family: str, name: str, known: Iterable[str]) -> str:

@@ -58,8 +58,8 @@ class Patchcore(Settings, frozen=True, kw_only=True):
     """Dimensions of the random projection the coreset is chosen in."""
     score: Literal["reweighted", "max", "top10"] = "reweighted"
     """Image score: the paper's equation 7, the largest patch distance, or the mean of the ten largest."""
-    neighbours: Count = 9
-    """Neighbours in the bank that re-weight the score."""
+    neighbours: Annotated[int, msgspec.Meta(ge=2)] = 9
+    """Patches of the bank that re-weight the score: the nearest one, and those nearest to it."""
     bank: str | None = None
     """A faiss index (`IndexFlatL2`) to take over as the memory bank."""
 

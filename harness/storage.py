@@ -7,6 +7,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +27,42 @@ T = TypeVar("T")
 
 class _Versioned(msgspec.Struct):
     schema: int
+
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_COPIES = {
+    "s3": ("aws s3 cp --recursive {source} {target}", "aws s3 cp {source} {target}"),
+    "obs": ("obsutil cp {source} {target} -r -f", "obsutil cp {source} {target} -f"),
+}
+"""The command that copies a folder, and a single file."""
+
+
+def local_path(text: str) -> Path:
+    """The path a person gave; every path from the command line comes through here.
+
+    Raises:
+        UsageError: an address in object storage, with the command that copies it; or another address.
+    """
+    found = _SCHEME.match(text.strip())
+    if found is None:
+        return Path(text)
+    scheme = found[1].lower()
+    if scheme not in _COPIES:
+        raise UsageError(f"{text}: {scheme}:// is not read here: give the path of a local file or folder")
+    copy = _COPIES[scheme][bool(Path(text).suffix)]
+    fetch = copy.format(source=shlex.quote(text), target="LOCAL")
+    bring = copy.format(source="LOCAL", target=shlex.quote(text))
+    raise UsageError(
+        f"{text}: object storage is neither read nor written: copy it here and give the local path: {fetch} "
+        f"(results go the other way: {bring})"
+    )
+
+
+def shipped(name: str) -> Path:
+    """A folder of data that travels with the program: `suites` or `published`."""
+    packed = Path(__file__).parent / "shipped" / name  # in a wheel
+    checkout = {"suites": "benchmarks/suites", "published": "results/published"}
+    return packed if packed.is_dir() else Path(__file__).parents[1] / checkout[name]
 
 
 @contextlib.contextmanager
@@ -67,8 +105,10 @@ def read_json(path: Path, kind: type[T], *, schema: int, error: type[HarnessErro
         raise error(f"{path}: not a {name} of this harness: {problem}; {remedy}") from problem
 
 
-def save_arrays(arrays: Mapping[str, AnyArray], path: Path) -> None:
-    """Write named arrays as safetensors.
+def save_arrays(
+    arrays: Mapping[str, AnyArray], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write named arrays as safetensors, with `metadata` in the header.
 
     The library writes memory as it lies, so a transposed view would come back scrambled: arrays are made contiguous.
 
@@ -77,7 +117,9 @@ def save_arrays(arrays: Mapping[str, AnyArray], path: Path) -> None:
     """
     try:
         safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path
+            {name: np.asarray(array, order="C") for name, array in arrays.items()},
+            path,
+            metadata=None if metadata is None else dict(metadata),
         )
     except safetensors.SafetensorError as error:
         raise OSError(errno.EIO, f"cannot write the arrays ({error})", str(path)) from error

@@ -13,7 +13,7 @@ from harness.bench import Job
 from harness.errors import DatasetError, UsageError
 from harness.progress import progress
 from harness.record import Record
-from harness.types import Case
+from harness.types import Case, MaskResize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,9 @@ class BenchRequest:
     threads: int = 1
     warmup: int = 3
     mask_threshold: int = 127
+    mask_resize: MaskResize = "nearest"
+    suite: str | None = None
+    """Name of the suite that the artifacts were fitted for."""
     timeout: float = 600.0
     """Seconds without a sign of life after which a worker is killed."""
     force: bool = False
@@ -64,9 +67,7 @@ def plan(request: BenchRequest) -> Plan:
         DatasetError: a category that is missing, broken, or without test images.
         UsageError: an unknown backend or variant, or more threads than there are cores.
     """
-    cores = host.usable_cores()
-    if request.threads > cores:
-        raise UsageError(f"--threads {request.threads}: only {cores} cores are usable here")
+    require_cores(request.threads)
     jobs: list[Job] = []
     dataset = request.data.resolve().name
     found = [item for path in request.artifacts for item in artifact.find(path, request.categories)]
@@ -95,6 +96,8 @@ def plan(request: BenchRequest) -> Plan:
                 threads=request.threads,
                 warmup=request.warmup,
                 mask_threshold=request.mask_threshold,
+                mask_resize=request.mask_resize,
+                suite=request.suite,
             )
             jobs.append(
                 Job(
@@ -112,6 +115,13 @@ def plan(request: BenchRequest) -> Plan:
     kept = tuple(item for item in finished if item is not None)
     done = {item.inputs_sha256 for item in kept}
     return Plan(jobs=tuple(job for job in jobs if job.inputs_sha256 not in done), finished=kept)
+
+
+def require_cores(threads: int) -> None:
+    """Raise `UsageError` when fewer than `threads` cores are usable."""
+    cores = host.usable_cores()
+    if threads > cores:
+        raise UsageError(f"--threads {threads}: only {cores} cores are usable here")
 
 
 def _require_distinct(jobs: Sequence[Job]) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from harness.settings import Settings
 
 Device = Literal["cpu", "ascend", "gpu"]
+MaskResize = Literal["nearest", "bilinear_truncated", "area_truncated", "dilated"]
+"""How ground truth comes into the frame of the map; see `harness.preprocess.Preprocessor.mask`."""
 Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
@@ -87,6 +89,8 @@ class FitRequest:
     """Go on from the checkpoint that an unfinished training left."""
     force: bool = False
     """Replace an artifact that was fitted from another request."""
+    digest: str = ""
+    """Of everything that decides the bits; the fit itself finds it, and its checkpoints carry it."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,3 +111,6 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Untimed inferences before the first timed one."""
     mask_threshold: int = 127
     """A mask pixel is defective when its grey value is greater."""
+    mask_resize: MaskResize = "nearest"
+    suite: str | None = None
+    """The suite the case belongs to; its detector was fitted with that suite's settings."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = [
+    *(f"suites/{path.name}" for path in (ROOT / "benchmarks" / "suites").iterdir()),
+    *(f"published/{path.name}" for path in (ROOT / "results" / "published").iterdir()),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,8 @@ def test_the_wheel_holds_the_three_packages_and_no_tests(installed: Installed) -
     names = zipfile.ZipFile(installed.wheel).namelist()
     packages = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert packages == {"harness", "exporters", "backends"}
-    assert not [name for name in names if not name.endswith(".py") and ".dist-info/" not in name]
+    data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
+    assert data == {f"harness/shipped/{path}" for path in SHIPPED}
 
 
 def test_help_runs(installed: Installed) -> None:
@@ -89,3 +95,34 @@ def test_fitting_without_mindspore_names_the_extra(installed: Installed, tiny: A
     assert done.returncode == 3
     assert "pip install 'anomaly-parity-harness[mindspore]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_suite_that_travels_with_it_says_all_that_is_missing(installed: Installed, tiny: Any) -> None:
+    data = installed.empty / "mvtec"
+    shutil.copytree(tiny.data / "widget", data / "bottle")
+    done = installed.harness("bench", "--suite", "padim", "--data", str(data), "--backend", "onnxruntime-cpu")
+    assert done.returncode == 2
+    for words in (
+        "the suite padim cannot start",
+        "no category cable, capsule,",
+        "--weights W: a fit needs weights of wide_resnet50_2",
+        "pip install 'anomaly-parity-harness[seed]'",
+        "pip install 'anomaly-parity-harness[mindspore]'",
+    ):
+        assert words in done.stderr
+
+
+def test_the_published_tables_travel_with_it(installed: Installed) -> None:
+    code = "from harness import published, suites; print(len(published.read().rows), *suites.names())"
+    done = subprocess.run(
+        [str(installed.python), "-c", code], cwd=installed.empty, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [
+        "1017",
+        "fastflow",
+        "padim",
+        "patchcore",
+        "ssim_ae",
+        "ssim_ae_texture",
+        "stpm",
+    ]

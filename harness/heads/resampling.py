@@ -7,11 +7,11 @@ import numpy as np
 from harness.types import Float32
 
 
-def resampling_matrix(source: int, target: int, sigma: float) -> Float32:
+def resampling_matrix(source: int, target: int, sigma: float, *, truncate: float = 4.0) -> Float32:
     """Bilinear upsampling and Gaussian blur along one axis, as one matrix (target, source); both are linear.
 
-    Half-pixel centres (`align_corners=False`); the blur is scipy's `gaussian_filter1d`: truncated at 4 σ, border
-    reflected about the edge of the last pixel.
+    Half-pixel centres (`align_corners=False`); the blur is scipy's `gaussian_filter1d`: truncated at `truncate` times
+    sigma, border reflected about the edge of the last pixel.
     """
     centre = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     low = np.minimum(centre.astype(int), max(source - 2, 0))
@@ -20,7 +20,7 @@ def resampling_matrix(source: int, target: int, sigma: float) -> Float32:
     upsample[np.arange(target), np.minimum(low + 1, source - 1)] += centre - low
     if sigma == 0:
         return upsample.astype(np.float32)
-    radius = int(4 * sigma + 0.5)
+    radius = int(truncate * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
     kernel /= kernel.sum()

@@ -244,6 +244,11 @@ def _altered(record: Record, arrays: EvidenceArrays | None) -> list[str]:
         right = metrics.image_metrics(scores, np.array([image.label for image in record.images]))
     if arrays is not None and is_finite(arrays.maps).all():
         right = metrics.merge(right, metrics.pixel_metrics(arrays.maps, arrays.masks))
+        if record.pixel_decisions is not None:
+            labels = np.array([image.label for image in record.images])
+            threshold, rules = record.thresholds.pixel, record.pixel_decisions
+            decided = metrics.decision_metrics(arrays.maps, arrays.masks, labels, threshold, rules)
+            right = metrics.merge(right, decided)
     wrong = [name for name in right.undefined if name in record.metrics]
     for name, value in right.values.items():
         if name not in record.metrics or abs(record.metrics[name] - value) > _SAME_METRIC:

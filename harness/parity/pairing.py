@@ -29,7 +29,8 @@ def parity(folder: Path, *, reference: str, records: Sequence[Record] | None = N
     found = record.latest(everything)
     scopes: dict[str, list[Record]] = {}
     for item in found:
-        scope = f"{item.case.detector} {item.case.backbone} on {item.case.dataset}"
+        suite = f" (suite {item.case.suite})" if item.case.suite else ""
+        scope = f"{item.case.detector} {item.case.backbone} on {item.case.dataset}{suite}"
         scopes.setdefault(scope, []).append(item)
     reasons = [f"{scope}: {gap}" for scope, members in scopes.items() for gap in _gaps(members, reference)]
     if not found:
@@ -138,6 +139,11 @@ def _about(item: Record) -> tuple[str, str | None]:
     return item.detector_sha256, item.data.fingerprint if item.data else None
 
 
+def _truth(case: Case) -> tuple[int, str]:
+    """What makes ground truth of the masks."""
+    return case.mask_threshold, case.mask_resize
+
+
 def _superseded(pair: PairReport, everything: Sequence[Record], found: Sequence[Record]) -> tuple[str, ...]:
     """Older records of the pair's cases and detector that another model file gave, and that are not compared."""
     return tuple(
@@ -154,7 +160,7 @@ def _superseded(pair: PairReport, everything: Sequence[Record], found: Sequence[
 def _choose(references: Sequence[Record], case: Case) -> tuple[Record, tuple[str, ...]]:
     """The reference record of the same batch size and threads, else the newest; measured ones first."""
     usable = [item for item in references if item.status == "measured"] or references
-    usable = [item for item in usable if item.case.mask_threshold == case.mask_threshold] or usable
+    usable = [item for item in usable if _truth(item.case) == _truth(case)] or usable
     wanted = (case.batch_size, case.threads)
     same = [item for item in usable if (item.case.batch_size, item.case.threads) == wanted]
     chosen = max(same or usable, key=lambda item: item.finished)
@@ -183,9 +189,13 @@ def _refusal(reference: Record, other: Record) -> str | None:
         return f"different detectors (detector_sha256 {digests}): bench both backends on one artifact"
     if reference.thresholds != other.thresholds:
         return f"different thresholds under one detector_sha256 ({digests}): a record was altered; bench both again"
-    if reference.case.mask_threshold != other.case.mask_threshold:
-        limits = " and ".join(str(item.case.mask_threshold) for item in both)
-        return f"different ground truth (mask threshold {limits}): bench both with one --mask-threshold"
+    for name in ("mask threshold", "mask resize"):
+        rules = [getattr(item.case, name.replace(" ", "_")) for item in both]
+        if rules[0] != rules[1]:
+            option = name.replace(" ", "-")
+            return (
+                f"different ground truth ({name} {rules[0]} and {rules[1]}): bench both with one --{option}"
+            )
     return _why_images_differ(reference, other)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -260,6 +261,30 @@ def test_one_class_leaves_the_image_metrics_undefined_with_the_reason(
         assert f"all 4 test images are {left}" in made.undefined[name]
     assert set(made.metrics) | set(made.undefined) == set(METRICS)
     assert ("pixel_auroc" in made.metrics) == (left == "defective")
+
+
+def test_decisions_at_the_frozen_pixel_threshold_are_measured_where_the_head_asks_for_them(
+    tiny: Tiny, tmp_path: Path, made: Record
+) -> None:
+    folder = Path(shutil.copytree(tiny.artifact, tmp_path / "widget"))
+    manifest = artifact.read(folder).manifest
+    wanted = {"pixel_decisions": {"opening_radius": 1, "only_defective": True}}
+    head = msgspec.structs.replace(manifest.head, parameters=manifest.head.parameters | wanted)
+    changed = msgspec.structs.replace(manifest, head=head)
+    digest = artifact.detector_digest(changed)
+    artifact.write_manifest(folder, msgspec.structs.replace(changed, detector_sha256=digest))
+    session, job = opened(dataclasses.replace(tiny.request(tmp_path / "out"), artifacts=(folder,)))
+    judged = bench.run(job, session, load_ms=1.5, advance=list[int]().append)
+    evidence = record.read_evidence(tmp_path / "out", judged)
+    assert evidence is not None
+    assert judged.pixel_decisions == metrics.PixelDecisions(opening_radius=1, only_defective=True)
+    labels = np.array([image.label for image in judged.images])
+    decided = metrics.decision_metrics(
+        evidence.maps, evidence.masks, labels, manifest.thresholds.pixel, judged.pixel_decisions
+    )
+    assert len(decided.values) == 4
+    assert judged.metrics == made.metrics | decided.values
+    assert made.pixel_decisions is None
 
 
 def test_one_changed_pixel_changes_the_digests_of_its_image_alone(

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from harness import parity, record
+from harness import metrics, parity, record
 from harness.errors import RecordError
 from harness.parity import PairReport, Verdict, compare, overall, rank_correlation
 from harness.record import Data, Device, Record
@@ -385,6 +385,25 @@ def test_a_metric_that_does_not_follow_from_its_own_scores_and_maps_fails(
     pair = compare(results.folder, reference, edited)
     assert failing(pair) == failed
     assert ("altered" in messages(pair, "metrics")) == bool(failed)
+
+
+@pytest.mark.parametrize("name", ["pixel_ok", "pixel_nok", "pixel_acc", "pixel_auc_binary"])
+@pytest.mark.parametrize(("change", "failed"), [(0.0, set()), (2e-9, {"metrics"})])
+def test_a_decision_metric_that_does_not_follow_from_its_own_maps_fails_too(
+    results: Results, name: str, change: float, failed: set[str]
+) -> None:
+    given, rules = outputs(), metrics.PixelDecisions(opening_radius=1, only_defective=True)
+    thresholds = msgspec.structs.replace(THRESHOLDS, pixel=0.2)
+    reference, other = (
+        results.add(backend, given, thresholds=thresholds, pixel_decisions=rules)
+        for backend in ("reference", "other")
+    )
+    decided = metrics.decision_metrics(given.maps, given.masks, given.labels, 0.2, rules).values
+    right = msgspec.structs.replace(reference, metrics=reference.metrics | decided)
+    claims = other.metrics | decided | {name: decided[name] + change}
+    pair = compare(results.folder, right, msgspec.structs.replace(other, metrics=claims))
+    assert failing(pair) == failed
+    assert (f"records {name}" in messages(pair, "metrics")) == bool(failed)
 
 
 def test_a_metric_recorded_where_it_is_undefined_fails(results: Results) -> None:

@@ -235,13 +235,14 @@ def test_a_record_that_contradicts_itself_is_refused(
 # --- evidence ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("side", [1, 6, 8, 9])
-def test_evidence_survives_the_disk(results: Results, side: int) -> None:
+def test_evidence_survives_the_disk(results: Results, side: int, channels: int) -> None:
     random = np.random.default_rng(0)
     given = EvidenceArrays(
         maps=random.random((3, side, side), np.float32),
         masks=random.random((3, side, side)) > 0.5,
-        frames=random.integers(0, 256, (3, side, side, 3), np.uint8),
+        frames=random.integers(0, 256, (3, side, side, channels), np.uint8),
     )
     made = results.add("onnxruntime-cpu", outputs(good=1, defective=2, side=6))
     evidence = record.write_evidence(results.folder, made.case, made.inputs_sha256, given)
@@ -300,6 +301,8 @@ GOOD: dict[str, AnyArray] = {
         ("masks", np.zeros((1, 6, 1), np.uint8)),
         ("frames", np.zeros((8, 6, 6), np.uint8)),
         ("frames", np.zeros((8, 5, 6, 3), np.uint8)),
+        ("frames", np.zeros((8, 6, 6, 2), np.uint8)),
+        ("frames", np.zeros((8, 6, 6, 4), np.uint8)),
     ],
 )
 def test_evidence_that_does_not_fit_its_record_is_refused(

@@ -37,6 +37,7 @@ def test_what_is_not_given_keeps_its_default() -> None:
         ("patchcore", {"coreset": 0}, "coreset"),
         ("patchcore", {"coreset": 1.5}, "coreset"),
         ("patchcore", {"layers": "layer4"}, "layer4"),
+        ("patchcore", {"neighbours": 1}, "neighbours"),
         ("stpm", {"epochs": "many"}, "epochs"),
         ("stpm", {"epochs": 0}, "epochs"),
         ("stpm", {"learning_rate": 0}, "learning_rate"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -12,8 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import storage
-from harness.errors import ArtifactError, RecordError
+from harness import cli, storage
+from harness.errors import ArtifactError, RecordError, UsageError
 from harness.types import AnyArray
 
 
@@ -214,3 +215,118 @@ def test_names_below_the_folder_are_given_as_paths(tmp_path: Path, name: str) ->
     folder.symlink_to("folder")
     (folder / "link").symlink_to("b")
     assert storage.inside(folder, name, ArtifactError) == folder / name
+
+
+# --- paths from the command line --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["data", "/data/mvtec", "../up", "s3", "s3:/bucket", "a b", "über/x.pth", "C:data"]
+)
+def test_a_local_path_stays_what_it_is(text: str) -> None:
+    assert storage.local_path(text) == Path(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "fetch", "bring"),
+    [
+        ("s3://bucket/mvtec", "aws s3 cp --recursive s3://bucket/mvtec LOCAL", "LOCAL s3://bucket/mvtec"),
+        ("S3://bucket/mvtec/", "aws s3 cp --recursive S3://bucket/mvtec/ LOCAL", "LOCAL S3://bucket/mvtec/"),
+        ("s3://bucket/w.pth", "aws s3 cp s3://bucket/w.pth LOCAL", "aws s3 cp LOCAL s3://bucket/w.pth"),
+        ("obs://bucket/data", "obsutil cp obs://bucket/data LOCAL -r -f", "LOCAL obs://bucket/data -r -f"),
+        ("obs://b/w.ckpt", "obsutil cp obs://b/w.ckpt LOCAL -f", "LOCAL obs://b/w.ckpt -f"),
+        ("s3://my bucket/x", "aws s3 cp --recursive 's3://my bucket/x' LOCAL", "LOCAL 's3://my bucket/x'"),
+        (" s3://bucket/x", "aws s3 cp --recursive ' s3://bucket/x' LOCAL", ""),
+    ],
+)
+def test_object_storage_is_refused_with_the_commands_that_copy(text: str, fetch: str, bring: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        storage.local_path(text)
+    assert str(caught.value).startswith(f"{text}: object storage is neither read nor written")
+    assert f"give the local path: {fetch} (" in str(caught.value)
+    assert str(caught.value).endswith(f"{bring})")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["file:///data", "https://example.org/w.pth", "gs://bucket/x", "hdfs://a/b"])
+def test_other_addresses_are_refused(text: str) -> None:
+    scheme = text.partition(":")[0]
+    with pytest.raises(UsageError, match=rf"{scheme}:// is not read here: give the path of a local"):
+        storage.local_path(text)
+
+
+def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """All arguments of all commands."""
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += [inner for sub in action.choices.values() for inner in actions(sub)]
+        else:
+            found.append(action)
+    return found
+
+
+def test_every_path_of_the_command_line_goes_through_one_function() -> None:
+    of_paths = {"DIR", "FILE", "W", "OUT", "ARTIFACT", "INDEX", "OUT.safetensors"}
+    for action in actions(cli._parser()):
+        assert action.type is not Path, action
+        assert action.metavar not in of_paths or action.type is cli._path, action
+
+
+REFUSED = [
+    ["bench", "--artifact", "s3://b/a"],
+    ["bench", "--suite", "padim", "--data", "s3://b/a"],
+    ["bench", "--suite", "s3://b/own.toml", "--data", "d"],
+    ["bench", "--out", "s3://b/a"],
+    ["fit", "--data", "d", "--weights", "s3://b/w.pth"],
+    ["fit", "--data", "d", "--init-from", "s3://b/w.pth"],
+    ["export", "s3://b/a", "--format", "onnx"],
+    ["parity", "--reference", "x", "--results", "s3://b/a"],
+    ["parity", "--reference", "x", "--report", "s3://b/a"],
+    ["tables", "--results", "s3://b/a"],
+    ["data", "synth", "s3://b/a"],
+    ["data", "check", "s3://b/a"],
+    ["weights", "convert", "s3://b/w.pth", "w.safetensors"],
+    ["weights", "convert", "w.pth", "s3://b/w.safetensors"],
+]
+
+
+@pytest.mark.parametrize("arguments", REFUSED, ids=" ".join)
+def test_the_command_line_refuses_object_storage_with_exit_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert "aws s3 cp" in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+
+
+def test_a_path_among_the_settings_is_no_exception(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "widget" / "train" / "good").mkdir(parents=True)
+    arguments = ["fit", "--detector", "patchcore", "--weights", "random", "--data", str(tmp_path)]
+    assert cli.main([*arguments, "--set", "bank=s3://b/i.faiss"]) == 2
+    assert "aws s3 cp s3://b/i.faiss LOCAL" in capsys.readouterr().err
+
+
+def test_a_program_that_asked_for_json_gets_the_refusal_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tables", "--results", "obs://b/a", "--json"]) == 2
+    assert "obsutil cp obs://b/a LOCAL -r -f" in json.loads(capsys.readouterr().out)["error"]
+
+
+# --- what travels with the program ------------------------------------------------------------------------------------
+
+
+def test_suites_and_published_tables_are_found_in_a_checkout() -> None:
+    assert (storage.shipped("suites") / "padim.toml").is_file()
+    assert (storage.shipped("published") / "sources.toml").is_file()
+
+
+def test_what_a_wheel_holds_goes_before_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = tmp_path / "harness" / "shipped" / "suites"
+    packed.mkdir(parents=True)
+    monkeypatch.setattr(storage, "__file__", str(tmp_path / "harness" / "storage.py"))
+    assert storage.shipped("suites") == packed
+    assert storage.shipped("published") == tmp_path / "results" / "published"
