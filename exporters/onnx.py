@@ -161,7 +161,7 @@ def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
         batch = output.type.tensor_type.shape.dim[0]
         if batch.HasField("dim_value"):
             raise ExportError(f"output {output.name}: a constant of the graph fixes its batch axis")
-        batch.dim_param = "batch"  # a Reshape to -1 gives another symbol; the agreement check runs two batches
+        batch.dim_param = "batch"  # another symbol where a Reshape to -1 made it; two batches are run below
     return inferred
 
 

@@ -204,8 +204,8 @@ class _Children:
     def run(self, names: Sequence[str]) -> dict[str, _End]:
         """Fit them all; on Ctrl-C have those under way write their checkpoints, and start no more."""
         with ThreadPoolExecutor(self._count, initializer=self._take_slot) as pool:
-            futures = {name: pool.submit(self._fit, name) for name in names}
             try:
+                futures = {name: pool.submit(self._fit, name) for name in names}
                 return {name: future.result() for name, future in futures.items()}
             except KeyboardInterrupt:
                 self._stop()

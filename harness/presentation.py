@@ -33,7 +33,10 @@ def show(records: Sequence[Record], report: ParityReport | None, *, out: Path) -
         console.print(Text("\n".join(rest)))
         if table.weights == "random":
             console.print(
-                Text("backbone untrained: these figures show that the road works, not how good PaDiM is")
+                Text(
+                    "backbone untrained: these figures show that the road works, not how good "
+                    f"{table.detector} is"
+                )
             )
     console.print()
     if report is not None:

@@ -23,6 +23,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sha256: str
     optimiser: bool
     """Whether the optimiser's state was taken over too."""
+    left_out: tuple[str, ...] = ()
+    """Parts of the file that are not trained, `backbone` say."""
 
 
 class TrainingLog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

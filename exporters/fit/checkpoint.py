@@ -68,6 +68,8 @@ def make_way(request: FitRequest) -> None:
         CheckpointError: neither `resume` nor `force` says what to do with it.
     """
     left = folder(request.out)
+    for part in left.glob(".*.part"):  # of a checkpoint that was being written as its process was killed
+        part.unlink()
     if request.resume or not (left / FILE).exists():
         return
     if not request.force:

@@ -42,7 +42,12 @@ def take_over(path: Path, trained: nn.Cell, optimiser: nn.Optimizer) -> Start:
     fits = bool(taken) and _misfits(own, taken) == []
     if fits:
         assign_all(own, taken)
-    return Start(file=path.name, sha256=storage.sha256_of_file(path), optimiser=fits)
+    return Start(
+        file=path.name,
+        sha256=storage.sha256_of_file(path),
+        optimiser=fits,
+        left_out=tuple(sorted({name.partition(".")[0] for name in parameters} - parts)),
+    )
 
 
 def state_of(optimiser: nn.Optimizer) -> Parameters:

@@ -37,10 +37,12 @@ _CALL_STACKS = "- The Function Call Stack: (For framework developers)"
 _WORKER_FAILED = "exit with exception"
 """How `msrun` reports it."""
 _SECONDS_BETWEEN_LOOKS = 0.5
-_MSRUN = """
-import signal, sys
+_PARENT = "HARNESS_MSRUN_PID"
+_MSRUN = f"""
+import os, signal
 from harness import host
-host.die_with_parent(signal.SIGINT)  # upon which msrun kills its workers
+host.die_with_parent(signal.SIGKILL)  # and its workers with it; told to stop, msrun can wait for its scheduler for ever
+os.environ["{_PARENT}"] = str(os.getpid())
 from mindspore.parallel.cluster.run import main
 main()
 """
@@ -142,9 +144,8 @@ def launch(request: FitRequest, workers: int) -> None:
     except KeyboardInterrupt:
         raise Interrupted(f"training interrupted; its last checkpoint is kept; {CONTINUES}") from None
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait()
+        process.kill()
+        process.wait()
     if failed or process.returncode != 0:
         raise TrainingError(_obituary(workers, logs))
 
@@ -238,6 +239,8 @@ def decode(text: bytes) -> FitRequest:
 def main(arguments: list[str]) -> int:
     """What a rank runs."""
     host.die_with_parent(signal.SIGKILL)
+    if os.environ.get(_PARENT) != str(os.getppid()):
+        return 1  # msrun died while this process was starting
     from exporters.fit import job
 
     request = decode(Path(arguments[0]).read_bytes())

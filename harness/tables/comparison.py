@@ -174,8 +174,7 @@ def _lines(
             )
         )
     mean = _mean(metric, theirs, lines, ours, counts)
-    only_mean = ours and not wanted and not mean
-    if only_mean:
+    if ours and not wanted and not mean and any(row.about == MEAN for row in theirs):
         omitted.append(
             (metric, None, f"published as a mean of {len(counts)} categories, ours are {', '.join(ours)}")
         )

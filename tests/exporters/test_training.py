@@ -500,6 +500,7 @@ def test_an_artifacts_network_is_taken_over_without_the_parts_that_are_not_train
     start = begun(toy.request(tmp_path, init_from=tmp_path / "net.safetensors"), net, optimiser)
     assert equal(toy.arrays(net), toy.arrays(donor.trained))
     assert not start.optimiser
+    assert start.left_out == ("backbone",)
 
 
 @pytest.mark.parametrize(
@@ -588,7 +589,10 @@ def test_a_training_that_was_left_is_continued_or_thrown_away_only_when_asked(as
         CheckpointError, match=r"widget.training: .*--resume continues it, --force starts over"
     ):
         fitted(asked)
+    half_written = checkpoint_of(asked.out.parent).with_name(".checkpoint.safetensors.abc.part")
+    half_written.touch()
     assert fitted(asked, resume=True).manifest.net_sha256 == before
+    assert not half_written.exists()
     shutil.rmtree(made.path)
     assert fitted(asked, force=True).manifest.net_sha256 == before
 

@@ -95,13 +95,14 @@ def test_sizes_and_pixel_formats_are_summed_up(root: Path, write: Writer) -> Non
 def test_what_is_allowed_but_odd_is_a_note(root: Path, write: Writer) -> None:
     nut = root / "nut"
     (nut / "train" / "good" / "Thumbs.db").write_bytes(b"x")
+    (nut / "test" / "crack" / "Thumbs.db").write_bytes(b"x")
     write(nut / "train" / "scrap" / "0.png")
     write(nut / "ground_truth" / "crack" / "7_mask.png")
     shutil.copy(nut / "train" / "good" / "2.png", nut / "test" / "good" / "1.png")
     report = check(root)
     assert report.problems == ()
     assert report.categories[0].notes == (
-        "train/good/Thumbs.db: not an image, passed over",
+        "train/good/Thumbs.db, test/crack/Thumbs.db: not an image, passed over",
         "train/scrap: only train/good is learnt from, passed over",
         "ground_truth/crack/7_mask.png: a mask without an image in use, passed over",
         "test/good/1.png is the same file as train/good/2.png: the test image was learnt from",

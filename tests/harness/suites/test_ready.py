@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from harness import suites
+from harness import registry, suites
 from harness.errors import HarnessError, Unavailable, UsageError
 from harness.suites.ready import missing_formats
 from tests.harness.suites.conftest import SMALL, Bench, pretend
@@ -158,6 +159,14 @@ def test_another_format_to_export_needs_mindspore(bench: Bench, monkeypatch: pyt
     monkeypatch.setattr("harness.worker.probe", lambda _: None)
     (line,) = problems(bench, backends=("mindspore-cpu",))
     assert "fitting and exporting needs MindSpore" in line
+
+
+def test_any_format_that_a_backend_opens_will_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.fit()
+    found = suites.ready(bench.request()).steps[0].fitted
+    assert found is not None
+    monkeypatch.setattr(registry, "backend", lambda _: SimpleNamespace(formats=("mindir", "onnx")))
+    assert missing_formats(found, ("fake-work",)) == []
 
 
 def changed_image(bench: Bench) -> None:

@@ -83,8 +83,15 @@ def test_force_replaces_a_detector_of_another_request(bench: Bench) -> None:
 
 
 def test_force_does_not_begin_a_training_anew_that_just_failed(bench: Bench) -> None:
-    bench.ail["widget"] = raises(HarnessError("the loss is not finite"))
+    begun = []
+
+    def ail() -> None:
+        begun.append("widget")
+        raise HarnessError("the loss is not finite")
+
+    bench.ail["widget"] = ail
     assert bench.run(force=True).failures == {"widget": "the loss is not finite"}
+    assert begun == ["widget"]
     assert [request.category.name for request in bench.fitted] == ["gadget"]
 
 

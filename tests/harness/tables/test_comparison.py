@@ -345,6 +345,12 @@ def test_a_category_nobody_published_is_said_beside_those_compared(results: Resu
     assert "not compared: padim resnet18 on synthetic" in tables.render_comparisons(found, "terminal")
 
 
+def test_a_metric_published_for_other_categories_alone_is_passed_over(results: Results) -> None:
+    made = only([ours(results)], literature(row("bottle", 0.8), row("tile", 0.6, "pixel_auroc")))
+    assert [line.metric for line in made.lines] == ["image_auroc"]
+    assert made.left_out == ()
+
+
 def test_the_newest_record_of_a_category_is_compared(results: Results) -> None:
     old = ours(results)
     new = ours(
