@@ -349,7 +349,7 @@ def test_both_forms_export_with_and_without_their_head(
     assert set(variants["onnx-fp32-head"].agreement) == {"1", "3", "head 1", "head 3"}
     alone, whole = ((path / variants[id_].model).stat().st_size for id_ in ("onnx-fp32", "onnx-fp32-head"))
     bank = source.state()["bank"].nbytes
-    assert bank < whole - alone < 1.5 * bank  # it is in the graph once
+    assert bank < whole - alone < 2 * bank  # it is in the graph once
     weights = sum(array.nbytes for array in source.net().values())
     assert (alone < weights / 3) == (
         name == "seed"
