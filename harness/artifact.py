@@ -27,6 +27,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 STATE = "state.safetensors"
 NET = "net.safetensors"
+SIMULATED_OM = b"SIMULATED OM, runs on no hardware\n"
+"""What a file starts with that the simulated `atc` wrote; no other OM does."""
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +42,19 @@ class TensorSpec(_Strict, frozen=True, kw_only=True):
     dtype: str
     shape: tuple[int | None, ...]
     """`None` where the batch is free."""
+
+
+class Target(_Strict, frozen=True, kw_only=True):
+    """What a variant was compiled for."""
+
+    soc: str
+    """As the compiler calls it: `Ascend310`, `Ascend310P3`."""
+    cann: str
+    """Version of the toolkit that compiled it; it runs on this version or a newer one."""
+    options: dict[str, str]
+    """The compiler's options that decide the numbers: `precision_mode`, `output_type`, …"""
+    simulated: bool
+    """Compiled by the simulator: no hardware can run it, only the simulated backend does."""
 
 
 class Variant(_Strict, frozen=True, kw_only=True):
@@ -60,6 +75,10 @@ class Variant(_Strict, frozen=True, kw_only=True):
     agreement: dict[str, float]
     """Largest difference from the MindSpore cell at export, relative to the cell's largest value, per batch size."""
     software: dict[str, str] = {}
+    target: Target | None = None
+    """Only of a compiled variant."""
+    gears: tuple[int, ...] = ()
+    """Batch sizes it was compiled for, ascending; empty where the batch is free."""
 
     @property
     def model(self) -> str:
