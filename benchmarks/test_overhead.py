@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from harness import bench, host, registry, suite
-from harness.bench import Job
+from harness.job import Job
 from harness.preprocess import Preprocessor
 from harness.suite import BenchRequest
 from tests.conftest import SHARED, make_tiny

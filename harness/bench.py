@@ -6,23 +6,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from harness import __version__, datasets, host, metrics, record, registry, storage, timing
-from harness.artifact import Artifact, HeadSpec, Manifest, Variant
-from harness.errors import HarnessError
-from harness.heads.graph import HEAD
+from harness import (
+    batches,
+    feeds,
+    host,
+    metrics,
+    outputs,
+    record,
+    registry,
+    replaying,
+    storage,
+    timing,
+    truth,
+)
+from harness.artifact import HeadSpec, Manifest
+from harness.errors import HarnessError, RecordError
+from harness.job import GRAPH, Job
+from harness.outputs import Reader
 from harness.preprocess import Preprocessor
-from harness.record import Data, Device, EvidenceArrays, Fit, ImageResult, Record
-from harness.types import AnyArray, Bool, Case, Category, Float32, Sample, UInt8
+from harness.record import (
+    Data,
+    Device,
+    EvidenceArrays,
+    Fit,
+    ImageResult,
+    Record,
+    StoredOutputs,
+)
+from harness.types import AnyArray, Float32, Sample, UInt8
 
 if TYPE_CHECKING:
     from backends.base import Session
@@ -32,79 +53,66 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A case and where its things are."""
-
-    case: Case
-    artifact: Artifact
-    variant: Variant
-    category: Category
-    fingerprint: str
-    out: Path
-    """The results folder."""
-
-    @property
-    def inputs_sha256(self) -> str:
-        """Digest of all that decides the record: the case, the detector, the model file, the test data, the code."""
-        return storage.sha256_of_json(
-            {
-                "case": msgspec.to_builtins(self.case),
-                "detector": self.artifact.manifest.detector_sha256,
-                "model": self.variant.files,
-                "data": self.fingerprint,
-                "schema": record.SCHEMA,
-                "harness": __version__,
-            }
-        )
-
-    def finished(self) -> Record | None:
-        """The record of an earlier run of the same inputs, if it was measured."""
-        path = self.out / record.file_name(self.case, self.inputs_sha256)
-        return record.read(path) if path.is_file() else None  # other outcomes have other file names
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Collected:
     """What the timed loop gathers, in the order of the test images."""
 
     maps: list[Float32] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     frames: list[UInt8] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
     digests: list[dict[str, str]] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
     preprocess: list[float] = field(default_factory=list)
     infer: list[float] = field(default_factory=list)
     head: list[float] = field(default_factory=list)
+    device: list[dict[str, float]] = field(default_factory=list)
 
 
-def run(job: Job, session: Session, *, load_ms: float, advance: Advance) -> Record:
-    """Score every test image through `session` and write record and evidence."""
+def run(
+    job: Job, session: Session, *, load_ms: float | None, advance: Advance, stored: Reader | None = None
+) -> Record:
+    """Score every test image through `session` and write record and evidence.
+
+    Args:
+        job: The case.
+        session: What infers; it is closed in the end.
+        load_ms: How long it took to open.
+        advance: Called with the number of images just scored.
+        stored: The outputs that `session` plays: inference is then neither warmed up nor timed.
+    """
     unmeasured = blank(job, now())  # before the first image: it asks git and the system about this host
-    preprocessor = Preprocessor(job.artifact.manifest.preprocessing, until=job.variant.input_stage)
-    head = _head(job)
+    made = registry.head(job.head)
+    state = job.artifact.state() if job.head != GRAPH else {}
+    head = made(job.artifact.manifest.head.parameters, state, threads=job.case.threads)
     samples = job.category.test
-    truth = _read_truth(job, preprocessor)
-    first_inference_ms = _warm_up(job, session, preprocessor, head)
+    feed, ground = _sources(job, stored)
+    first_inference_ms = _warm_up(job, session, feed, head) if stored is None else None
     collected = _Collected()
-    for batch in _batches(samples, job.case.batch_size):
-        _score(batch, session, preprocessor, head, collected)
-        _require_masks_fit(batch, truth, collected)
-        advance(len(batch))
+    with _keeping(job, feed) as keep:
+        for start in range(0, len(samples), job.case.batch_size):
+            batch = samples[start : start + job.case.batch_size]
+            fed = feed.batch(start, start + len(batch))
+            rows, given = _score(batch, fed, session, head, collected)
+            keep(given, rows if made.scores_input else None)
+            if fed[0].size is not None:
+                ground.require_fit(batch, [image.size for image in fed if image.size])
+            advance(len(batch))
     session.close()
     maps = np.stack(collected.maps)
     labels = np.array([sample.label for sample in samples])
     defective = labels == 1
     measured = metrics.merge(
         metrics.image_metrics(np.array(collected.scores), labels),
-        metrics.pixel_metrics(maps, truth.masks),
+        metrics.pixel_metrics(maps, ground.masks),
     )
     rules = unmeasured.pixel_decisions
     if rules is not None:
-        decided = metrics.decision_metrics(maps, truth.masks, labels, unmeasured.thresholds.pixel, rules)
+        decided = metrics.decision_metrics(maps, ground.masks, labels, unmeasured.thresholds.pixel, rules)
         measured = metrics.merge(measured, decided)
-    arrays = EvidenceArrays(maps=maps, masks=truth.masks, frames=np.stack(collected.frames))
-    samples_ms = timing.stages(collected.decode, collected.preprocess, collected.infer, collected.head)
+    arrays = EvidenceArrays(maps=maps, masks=ground.masks, frames=np.stack(collected.frames))
+    infer = collected.infer if stored is None else ()
+    samples_ms = timing.stages(
+        collected.decode, collected.preprocess, infer, collected.head, collected.device
+    )
     done = msgspec.structs.replace(
         unmeasured,
         status="measured",
@@ -118,8 +126,8 @@ def run(job: Job, session: Session, *, load_ms: float, advance: Advance) -> Reco
             fingerprint=job.fingerprint,
             good=int((~defective).sum()),
             defective=int(defective.sum()),
-            masks_cut=truth.cut,
-            masks_emptied=int(np.sum(defective & ~truth.masks.any(axis=(1, 2)))),
+            masks_cut=ground.cut,
+            masks_emptied=int(np.sum(defective & ~ground.masks.any(axis=(1, 2)))),
         ),
         images=tuple(
             ImageResult(name=sample.name, label=sample.label, score=score, stages=digests)
@@ -130,23 +138,77 @@ def run(job: Job, session: Session, *, load_ms: float, advance: Advance) -> Reco
         undefined=measured.undefined,
         latency_ms={stage: timing.distribution(values) for stage, values in samples_ms.items()},
         latency_samples_ms=dict(samples_ms),
-        images_per_second=1e3 * len(samples) / sum(samples_ms["total"]),
+        images_per_second=1e3 * len(samples) / sum(samples_ms["total"]) if "total" in samples_ms else None,
         load_ms=load_ms,
         first_inference_ms=first_inference_ms,
         evidence=record.write_evidence(job.out, job.case, job.inputs_sha256, arrays),
+        outputs=_kept(job),
         peak_memory_bytes=host.peak_memory_bytes(),
+        model_bytes=None if stored is not None else _model_bytes(job),
         finished=now(),
     )
     record.write(job.out, done)
     return done
 
 
-def _head(job: Job) -> Head:
-    """The detector's head in numpy, or what passes on the scores of a graph that holds it."""
-    spec = job.artifact.manifest.head
-    if HEAD in job.variant.contains:
-        return registry.head("graph")(spec.parameters, {}, threads=job.case.threads)
-    return registry.head(spec.name)(spec.parameters, job.artifact.state(), threads=job.case.threads)
+def play(job: Job, *, advance: Advance) -> Record:
+    """Score the stored outputs that `job` names, in place of a session's.
+
+    Raises:
+        RecordError: they were altered, or are of other images.
+    """
+    assert job.outputs is not None  # noqa: S101 - what such a job is
+    assert job.source is not None  # noqa: S101
+    stored = Reader(job.outputs, str(job.source.outputs_sha256))
+    if len(stored.rows) != len(job.category.test):
+        raise RecordError(
+            f"{job.outputs}: outputs of {len(stored.rows)} images, the test set has {len(job.category.test)}"
+        )
+    session = registry.resolve("stage", "play", registry.STAGES)(stored, job.played)
+    return run(job, session, load_ms=None, advance=advance, stored=stored)
+
+
+def _sources(job: Job, stored: Reader | None) -> tuple[feeds.Feed, truth.Truth]:
+    """What feeds the network, and the ground truth: of the data set, or both of the record that is replayed."""
+    if job.replayed is not None:
+        assert stored is not None  # noqa: S101 - a replay plays outputs
+        return replaying.sources(job.replayed, stored)
+    manifest = job.artifact.manifest
+    preprocessor = Preprocessor(manifest.preprocessing, until=job.variant.input_stage)
+    height, width = manifest.head.parameters["map_size"]
+    found = truth.read(job.category, job.case, preprocessor, map_size=(height, width))
+    if job.inputs is None:
+        return feeds.FromImages(job.category.test, preprocessor), found
+    folder = batches.read(job.inputs)
+    batches.require_for(folder, job.artifact, job.variant, job.fingerprint)
+    return feeds.FromBatches(job.category.test, preprocessor, folder), found
+
+
+@contextlib.contextmanager
+def _keeping(
+    job: Job, feed: feeds.Feed
+) -> Iterator[Callable[[Mapping[str, AnyArray], AnyArray | None], None]]:
+    """Give what takes each batch's outputs, and the inputs a head needs: a file where they are to be saved."""
+    if not job.save_outputs:
+        yield lambda *_: None
+        return
+    path = job.out / record.outputs_name(job.case, job.inputs_sha256)
+    with storage.replacing(path) as temporary, temporary.open("wb") as file:
+        writer = outputs.Writer(file, feed.rows)
+        yield writer.add
+        writer.finish()
+
+
+def _model_bytes(job: Job) -> int:
+    return sum((job.artifact.path / name).stat().st_size for name in job.variant.files)
+
+
+def _kept(job: Job) -> StoredOutputs | None:
+    """The outputs beside the record: those just saved, or those that `score` gathered there."""
+    name = record.outputs_name(job.case, job.inputs_sha256)
+    if not job.save_outputs and job.outputs != job.out / name:
+        return None
+    return StoredOutputs(file=name, sha256=storage.sha256_of_file(job.out / name), variant=job.variant)
 
 
 def blank(job: Job, started: str) -> Record:
@@ -166,6 +228,7 @@ def blank(job: Job, started: str) -> Record:
         pixel_decisions=_pixel_decisions(manifest.head),
         fit=_fit(manifest),
         training=manifest.fit_report.get("training"),
+        source=job.source,
         host=host.describe(),
         started=started,
         finished=started,
@@ -196,63 +259,50 @@ def now() -> str:
     return dt.datetime.now(dt.timezone.utc).isoformat()
 
 
-def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
-
-
-def _warm_up(job: Job, session: Session, preprocessor: Preprocessor, head: Head) -> float:
+def _warm_up(job: Job, session: Session, feed: feeds.Feed, head: Head) -> float:
     """Run every batch shape that will occur, untimed; gives the very first inference's time in ms."""
-    samples = job.category.test
-    frame = preprocessor.frame(preprocessor.decode(samples[0].path))
-    shapes = sorted({len(batch) for batch in _batches(samples, job.case.batch_size)}, reverse=True)
+    rows = feed.first()
+    count, size = len(job.category.test), job.case.batch_size
+    shapes = sorted({min(size, count - start) for start in range(0, count, size)}, reverse=True)
     taken_ms = []
-    for size in shapes:
-        batch = np.concatenate([preprocessor.windows(preprocessor.tensor(frame))] * size)
+    for images in shapes:
+        batch = np.concatenate([rows] * images)
         for _ in range(max(1, job.case.warmup)):
             begin = time.perf_counter_ns()
-            outputs = session.run(batch)
+            given = session.run(batch)
             taken_ms.append((time.perf_counter_ns() - begin) / 1e6)
-            head(batch, outputs)
+            head(batch, given)
     return taken_ms[0]
 
 
 def _score(
-    samples: Sequence[Sample], session: Session, preprocessor: Preprocessor, head: Head, collected: _Collected
-) -> None:
-    """Time the stages of one batch; digests are taken outside the timed spans."""
-    tensors: list[AnyArray] = []
-    for sample in samples:
-        begin = time.perf_counter_ns()
-        pixels = preprocessor.decode(sample.path)
-        decoded = time.perf_counter_ns()
-        frame = preprocessor.frame(pixels)
-        tensor = preprocessor.tensor(frame)
-        end = time.perf_counter_ns()
-        collected.decode.append((decoded - begin) / 1e6)
-        collected.preprocess.append((end - decoded) / 1e6)
-        collected.frames.append(frame)
-        collected.sizes.append((pixels.shape[0], pixels.shape[1]))
-        stages = {"decode": pixels, "frame": frame, "input": tensor}
-        collected.digests.append({name: storage.sha256_of_array(array) for name, array in stages.items()})
-        tensors.append(tensor)
+    samples: Sequence[Sample],
+    fed: Sequence[feeds.Fed],
+    session: Session,
+    head: Head,
+    collected: _Collected,
+) -> tuple[AnyArray, dict[str, AnyArray]]:
+    """Time inference and head of one batch; gives the rows that went in and what came out."""
     begin = time.perf_counter_ns()
-    batch = np.concatenate([preprocessor.windows(tensor) for tensor in tensors])
-    outputs = session.run(batch)
+    batch = np.concatenate([image.rows for image in fed])
+    given = session.run(batch)
     inferred = time.perf_counter_ns()
-    scores = head(batch, outputs)
+    scores = head(batch, given)
     end = time.perf_counter_ns()
     count = len(samples)
     collected.infer.extend([(inferred - begin) / 1e6 / count] * count)
     collected.head.extend([(end - inferred) / 1e6 / count] * count)
+    shared = {stage: taken / count for stage, taken in session.device_ms.items()}
+    collected.device.extend([shared] * count)
+    for image in fed:
+        collected.frames.append(image.frame)
+        collected.digests.append(image.stages)
+        collected.decode.extend([] if image.decode_ms is None else [image.decode_ms])
+        collected.preprocess.extend([] if image.preprocess_ms is None else [image.preprocess_ms])
     _require_finite(scores.maps, samples)
     collected.maps.extend(scores.maps)
     collected.scores.extend(float(score) for score in scores.images)
-
-
-def _require_masks_fit(samples: Sequence[Sample], truth: _Truth, collected: _Collected) -> None:
-    for sample, size in zip(samples, collected.sizes[-len(samples) :], strict=True):
-        datasets.require_same_size(sample, truth.sizes.get(sample.name, size), size)
+    return batch, given
 
 
 def _require_finite(maps: Float32, samples: Sequence[Sample]) -> None:
@@ -261,29 +311,3 @@ def _require_finite(maps: Float32, samples: Sequence[Sample]) -> None:
             raise HarnessError(
                 f"{sample.path}: its anomaly map holds NaN or infinite values: the model overflowed"
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Truth:
-    """Ground truth of all test images, read before the first of them is scored: a bad mask costs no hours."""
-
-    masks: Bool
-    """(N, H, W) in the frame of the maps."""
-    sizes: dict[str, tuple[int, int]]
-    """Image name → height and width of its mask as stored."""
-    cut: int
-    """Masks that lose defective pixels to the crop."""
-
-
-def _read_truth(job: Job, preprocessor: Preprocessor) -> _Truth:
-    height, width = job.artifact.manifest.head.parameters["map_size"]
-    masks = np.zeros((len(job.category.test), height, width), np.bool_)
-    sizes: dict[str, tuple[int, int]] = {}
-    cut = 0
-    for framed, sample in zip(masks, job.category.test, strict=True):
-        if sample.mask_path is not None:
-            mask = datasets.read_mask(sample.mask_path, threshold=job.case.mask_threshold)
-            framed[:], loses = preprocessor.mask(mask, job.case.mask_resize)
-            sizes[sample.name] = (mask.shape[0], mask.shape[1])
-            cut += loses
-    return _Truth(masks=masks, sizes=sizes, cut=cut)

@@ -95,7 +95,7 @@ def _write_pair(folder: Path, pair: PairReport, directory: Path) -> Iterator[Pat
         index = position[name]
         subject = _Subject(
             category=one.case.category,
-            backends=(one.case.backend, two.case.backend),
+            backends=(one.case.runner, two.case.runner),
             name=name,
             label=one.images[index].label,
             scores=(one.images[index].score, two.images[index].score),
@@ -121,7 +121,7 @@ def _file_name(pair: PairReport, image: str, *, flipped: bool) -> str:
     """Readable, safe on any file system, and unique by a digest of records and image."""
     digest = hashlib.sha256("\n".join((*pair.record_files, image)).encode()).hexdigest()[:8]
     kind = "flip" if flipped else "difference"
-    parts = (pair.other.category, pair.other.backend, kind, image.rpartition(".")[0] or image)
+    parts = (pair.other.category, pair.other.runner, kind, image.rpartition(".")[0] or image)
     readable = "_".join(re.sub(r"[^A-Za-z0-9-]+", "-", part).strip("-")[:60] for part in parts)
     return f"{readable}_{digest}.png"
 

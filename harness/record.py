@@ -6,6 +6,7 @@ run twice unless asked, and never overwritten by another. Undefined is absent wi
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from harness import storage
-from harness.artifact import Thresholds, Weights
+from harness.artifact import Thresholds, Variant, Weights
 from harness.errors import RecordError
 from harness.host import Host
 from harness.metrics import PixelDecisions
@@ -28,6 +29,8 @@ METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image
 """What every record has; `pixel_decisions` adds four."""
 STAGES = ("decode", "preprocess", "infer", "head", "infer_head", "total")
 """`infer_head` is infer + head, which seed 001 reports; `total` is decode + preprocess + infer + head."""
+DEVICE_STAGES = ("h2d", "compute", "d2h")
+"""Parts of `infer` as the session reports them: copies to the device, execution, copies back; only of some backends."""
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00")
 
@@ -101,6 +104,32 @@ class Evidence(_Strict, frozen=True, kw_only=True):
     sha256: str
 
 
+class StoredOutputs(_Strict, frozen=True, kw_only=True):
+    """The file of raw network outputs beside the record, which `replay` plays (`harness.outputs`)."""
+
+    file: str
+    sha256: str
+    variant: Variant
+    """What gave them, so that an artifact without that variant can score them."""
+
+
+class Source(_Strict, frozen=True, kw_only=True):
+    """What a case took from files in place of its own work; what is absent it did itself."""
+
+    inputs_sha256: str | None = None
+    """Of the index of the batches that went in, in place of preprocessing here."""
+    outputs_sha256: str | None = None
+    """Of the outputs that were scored, in place of inference here."""
+    record_sha256: str | None = None
+    """Of the file of the record that was replayed."""
+    made_by: str | None = None
+    """Backend of that record, or the program that wrote the outputs."""
+    host: Host | None = None
+    """Where that record was made."""
+    reported_ms: dict[str, dict[str, float]] = {}
+    """Stage → what the program that wrote the outputs says of its own times, in ms per run; not measured by the harness."""
+
+
 class Record(_Strict, frozen=True, kw_only=True):
     """One case and what it gave."""
 
@@ -144,7 +173,13 @@ class Record(_Strict, frozen=True, kw_only=True):
     """Opening the model on the device."""
     first_inference_ms: float | None = None
     peak_memory_bytes: int | None = None
+    model_bytes: int | None = None
+    """Size of the variant's files together."""
     evidence: Evidence | None = None
+    outputs: StoredOutputs | None = None
+    source: Source | None = None
+    record_sha256: str | None = None
+    """Of all else in the file, which `write` adds and `is_unaltered` checks; absent from records in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,16 +202,27 @@ def file_name(case: Case, inputs_sha256: str) -> str:
 
 def write(folder: Path, record: Record) -> Path:
     """Write `record` into `folder`, whole; one that holds no measurement never takes the place of one that does."""
-    path = _path(folder, record)
-    storage.write_json(
-        path, {key: value for key, value in msgspec.to_builtins(record).items() if value is not None}
-    )
+    path = path_of(folder, record)
+    document = {key: value for key, value in msgspec.to_builtins(record).items() if value is not None}
+    storage.write_json(path, document | {"record_sha256": storage.sha256_of_json(document)})
     return path
 
 
-def _path(folder: Path, record: Record) -> Path:
+def is_unaltered(path: Path) -> bool:
+    """Whether the file of a record holds what `write` wrote; layout and order of the keys do not matter."""
+    document = json.loads(path.read_bytes())
+    return bool(document.pop("record_sha256", None) == storage.sha256_of_json(document))
+
+
+def path_of(folder: Path, record: Record) -> Path:
+    """Where `record` lies in a results folder."""
     path = folder / file_name(record.case, record.inputs_sha256)
     return path if record.status == "measured" else path.with_suffix(f".{record.status}.json")
+
+
+def outputs_name(case: Case, inputs_sha256: str) -> str:
+    """Path of the case's stored outputs below the results folder."""
+    return f"evidence/{Path(file_name(case, inputs_sha256)).stem}.outputs.safetensors"
 
 
 def write_evidence(folder: Path, case: Case, inputs_sha256: str, arrays: EvidenceArrays) -> Evidence:
@@ -204,7 +250,7 @@ def read(path: Path) -> Record:
     wrong = _contradiction(path, found)
     if wrong:
         raise RecordError(f"{path}: edited or renamed: {wrong}; {remedy}")
-    return found
+    return msgspec.structs.replace(found, record_sha256=None)
 
 
 def _contradiction(path: Path, record: Record) -> str | None:
@@ -212,7 +258,7 @@ def _contradiction(path: Path, record: Record) -> str | None:
     names = [image.name for image in record.images]
     texts = [*names, *map(str, msgspec.structs.astuple(record.case))]
     labels = [image.label for image in record.images]
-    expected = _path(path.parent, record).with_suffix("")
+    expected = path_of(path.parent, record).with_suffix("")
     evidence = f"evidence/{Path(file_name(record.case, record.inputs_sha256)).stem}.safetensors"
     checks = {
         f"its contents belong into {expected.name}.json": path.with_suffix("") == expected,
@@ -222,6 +268,12 @@ def _contradiction(path: Path, record: Record) -> str | None:
         or record.status != "measured"
         or (labels.count(0), labels.count(1)) == (record.data.good, record.data.defective),
         "its evidence is another record's": record.evidence is None or record.evidence.file == evidence,
+        "its outputs are another record's": record.outputs is None
+        or record.outputs.file == outputs_name(record.case, record.inputs_sha256),
+        "its outputs are another model's": record.outputs is None
+        or record.outputs.variant.files.get(record.outputs.variant.model) == record.model_sha256,
+        "it times a stage that nobody knows": {*record.latency_ms, *record.latency_samples_ms}
+        <= {*STAGES, *DEVICE_STAGES},
         "it does not say when it was finished": bool(_TIME.fullmatch(record.finished)),
     }
     return next((wrong for wrong, right in checks.items() if not right), None)
@@ -250,9 +302,12 @@ def latest(records: tuple[Record, ...]) -> tuple[Record, ...]:
         for key in [key for key in newest if key[:2] == made and (record.data is None or key[2] is None)]:
             del newest[key]
         newest[(*made, record.data.fingerprint if record.data else None)] = record
-    return tuple(
-        sorted(newest.values(), key=lambda item: (msgspec.structs.astuple(item.case), item.finished))
-    )
+    return tuple(sorted(newest.values(), key=lambda item: (_order(item.case), item.finished)))
+
+
+def _order(case: Case) -> tuple[tuple[bool, Any], ...]:
+    """A key to sort cases by, field by field; what is absent comes first."""
+    return tuple((value is not None, value) for value in msgspec.structs.astuple(case))
 
 
 def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,9 +60,9 @@ def local_path(text: str) -> Path:
 
 
 def shipped(name: str) -> Path:
-    """A folder of data that travels with the program: `suites` or `published`."""
+    """A folder of data that travels with the program: `suites`, `gates` or `published`."""
     packed = Path(__file__).parent / "shipped" / name  # in a wheel
-    checkout = {"suites": "benchmarks/suites", "published": "results/published"}
+    checkout = {"suites": "benchmarks/suites", "gates": "benchmarks/gates", "published": "results/published"}
     return packed if packed.is_dir() else Path(__file__).parents[1] / checkout[name]
 
 
@@ -78,6 +79,33 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` that takes its place when the block ends without an error.
+
+    Raises:
+        UsageError: something is at `path` already.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{path}: not empty; name a new folder, or remove this one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(path.parent) as temporary:
+        made = temporary / path.name
+        made.mkdir()
+        yield made
+        made.replace(path)
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Give a temporary folder on the file system of `parent`, in which it lies; it is gone when the block ends."""
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=".scratch-"))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from harness import artifact, bench, datasets, host, record, registry, storage, worker
-from harness.bench import Job
+from harness import artifact, batches, bench, datasets, host, record, registry, storage, worker
 from harness.errors import DatasetError, UsageError
+from harness.job import Job
 from harness.progress import progress
-from harness.record import Record
+from harness.record import Record, Source
 from harness.types import Case, MaskResize
 
 
@@ -40,6 +40,10 @@ class BenchRequest:
     """Seconds without a sign of life after which a worker is killed."""
     force: bool = False
     """Measure finished cases again."""
+    save_outputs: bool = False
+    """Keep the raw outputs, for `replay`."""
+    inputs: Path | None = None
+    """Folder of batches, or of one such folder per category, that go in in place of preprocessing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,7 @@ def plan(request: BenchRequest) -> Plan:
 
     Raises:
         ArtifactError: no artifact, or none of a format the backend opens.
-        DatasetError: a category that is missing, broken, or without test images.
+        DatasetError: a category that is missing, broken, or without test images; batches of something else.
         UsageError: an unknown backend or variant, or more threads than there are cores.
     """
     require_cores(request.threads)
@@ -79,12 +83,17 @@ def plan(request: BenchRequest) -> Plan:
             raise DatasetError(f"{category.root}/test: no test images, so nothing to score")
     fingerprints = {name: datasets.fingerprint(category, "test") for name, category in loaded.items()}
     for name in request.backends:
-        formats = registry.backend(name).formats
+        backend = registry.backend(name)
+        formats = backend.formats
         for item in found:
             manifest = item.manifest
             variant = (
-                item.variant(formats) if request.variant is None else _variant(item, request.variant, formats)
+                item.variant(formats, simulated=backend.simulated)
+                if request.variant is None
+                else _variant(item, request.variant, formats)
             )
+            given = None if request.inputs is None else _inputs(request, item, variant, fingerprints)
+            source = None if given is None else Source(inputs_sha256=given.sha256)
             case = Case(
                 detector=manifest.detector,
                 backbone=manifest.backbone,
@@ -92,12 +101,13 @@ def plan(request: BenchRequest) -> Plan:
                 backend=name,
                 variant=variant.id,
                 dataset=dataset,
-                batch_size=request.batch_size,
+                batch_size=given.index.batch_size if given else request.batch_size,
                 threads=request.threads,
                 warmup=request.warmup,
                 mask_threshold=request.mask_threshold,
                 mask_resize=request.mask_resize,
                 suite=request.suite,
+                source=f"inputs {given.sha256[:12]}" if given else None,
             )
             jobs.append(
                 Job(
@@ -107,14 +117,44 @@ def plan(request: BenchRequest) -> Plan:
                     category=loaded[manifest.category],
                     fingerprint=fingerprints[manifest.category],
                     out=request.out,
+                    save_outputs=request.save_outputs,
+                    inputs=given.path if given else None,
+                    source=source,
                 )
             )
+    return planned(jobs, request.out, force=request.force)
+
+
+def planned(jobs: Sequence[Job], out: Path, *, force: bool) -> Plan:
+    """What of `jobs` is left to measure.
+
+    Raises:
+        UsageError: two jobs are one case, or nothing can be written into `out`.
+    """
     _require_distinct(jobs)
-    storage.require_writable(request.out)
-    finished = [] if request.force else [job.finished() for job in jobs]
+    storage.require_writable(out)
+    finished = [] if force else [job.finished() for job in jobs]
     kept = tuple(item for item in finished if item is not None)
     done = {item.inputs_sha256 for item in kept}
     return Plan(jobs=tuple(job for job in jobs if job.inputs_sha256 not in done), finished=kept)
+
+
+def _inputs(
+    request: BenchRequest,
+    found: artifact.Artifact,
+    variant: artifact.Variant,
+    fingerprints: Mapping[str, str],
+) -> batches.Folder:
+    """The batches of one category, which must be for this variant; those themselves are read and checked in the case."""
+    assert request.inputs is not None  # noqa: S101 - the caller asked
+    category = found.manifest.category
+    folder = batches.read(batches.below(request.inputs, category))
+    batches.require_for(folder, found, variant, fingerprints[category])
+    if request.batch_size not in (1, folder.index.batch_size):
+        raise UsageError(
+            f"--batch-size {request.batch_size}: the batches in {folder.path} hold {folder.index.batch_size} images"
+        )
+    return folder
 
 
 def require_cores(threads: int) -> None:
@@ -164,18 +204,22 @@ def run(plan: Plan, *, timeout: float, report: Callable[[Record], None]) -> tupl
 def _measure(job: Job, timeout: float) -> Record:
     case = job.case
     order = worker.Order(
-        backend=case.backend,
-        threads=case.threads,
         artifact=str(job.artifact.path.resolve()),
-        variant=case.variant,
-        data=str(job.category.root.parent.resolve()),
+        variant=msgspec.to_builtins(job.variant),
+        data=None if job.replayed else str(job.category.root.parent.resolve()),
         case=msgspec.to_builtins(case),
         fingerprint=job.fingerprint,
         out=str(job.out.resolve()),
+        save_outputs=job.save_outputs,
+        inputs=_resolved(job.inputs),
+        outputs=_resolved(job.outputs),
+        played=msgspec.to_builtins(job.played),
+        replayed=_resolved(job.replayed),
+        source=msgspec.to_builtins(job.source),
     )
     started = bench.now()
     try:
-        with progress(f"{case.backend} {case.category}", len(job.category.test)) as advance:
+        with progress(f"{case.runner} {case.category}", len(job.category.test)) as advance:
             return record.read(worker.start(order, advance=advance, timeout=timeout))
     except worker.Failure as failure:
         made = msgspec.structs.replace(
@@ -186,6 +230,10 @@ def _measure(job: Job, timeout: float) -> Record:
         )
         record.write(job.out, made)
         return made
+
+
+def _resolved(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
 
 
 def _variant(found: artifact.Artifact, wanted: str, formats: Sequence[str]) -> artifact.Variant:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.record import Distribution
+from harness.record import DEVICE_STAGES, Distribution
 
 
 def distribution(samples_ms: Sequence[float]) -> Distribution:
@@ -17,15 +17,22 @@ def distribution(samples_ms: Sequence[float]) -> Distribution:
 
 
 def stages(
-    decode: Sequence[float], preprocess: Sequence[float], infer: Sequence[float], head: Sequence[float]
+    decode: Sequence[float],
+    preprocess: Sequence[float],
+    infer: Sequence[float],
+    head: Sequence[float],
+    device: Sequence[Mapping[str, float]] = (),
 ) -> Mapping[str, list[float]]:
-    """All stages of `harness.record.STAGES` from the four that are measured, in ms per image."""
-    infer_head = [a + b for a, b in zip(infer, head, strict=True)]
-    total = [a + b + c for a, b, c in zip(decode, preprocess, infer_head, strict=True)]
-    measured = {
-        "decode": list(decode),
-        "preprocess": list(preprocess),
-        "infer": list(infer),
-        "head": list(head),
-    }
-    return measured | {"infer_head": infer_head, "total": total}
+    """Stages of `harness.record.STAGES` and `DEVICE_STAGES` from those that were measured, in ms per image.
+
+    An empty sequence was not measured; a sum without one of its parts is left out, and so is a stage of `device` that
+    is not given for every image.
+    """
+    measured = {"decode": decode, "preprocess": preprocess, "infer": infer, "head": head}
+    found = {name: list(values) for name, values in measured.items() if values}
+    if infer:
+        found["infer_head"] = [a + b for a, b in zip(infer, head, strict=True)]
+    if infer and decode:
+        found["total"] = [a + b + c for a, b, c in zip(decode, preprocess, found["infer_head"], strict=True)]
+    given = [name for name in DEVICE_STAGES if device and all(name in item for item in device)]
+    return found | {name: [item[name] for item in device] for name in given}

@@ -114,3 +114,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     mask_resize: MaskResize = "nearest"
     suite: str | None = None
     """The suite the case belongs to; its detector was fitted with that suite's settings."""
+    source: str | None = None
+    """What was taken from files in place of the case's own work: the runner of the replayed record, the digest of the
+    batches given, the label of the outputs scored."""
+
+    @property
+    def runner(self) -> str:
+        """Backend and, in brackets, `source`: what tells two sides of a comparison apart."""
+        return self.backend if self.source is None else f"{self.backend} ({self.source})"

@@ -16,15 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
 from harness import host, registry
 from harness.errors import HarnessError, Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from harness.doctor import Check
+    from harness.job import Job
 
 LOG_LINES_SHOWN = 5
 
@@ -32,14 +36,20 @@ LOG_LINES_SHOWN = 5
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a worker is told: a case, and where its things are."""
 
-    backend: str
-    threads: int
     artifact: str
-    variant: str
-    data: str
+    variant: dict[str, Any]
+    data: str | None
+    """`None` for a replay, whose record says what the data were."""
     case: dict[str, Any]
     fingerprint: str
     out: str
+    save_outputs: bool = False
+    inputs: str | None = None
+    outputs: str | None = None
+    played: dict[str, Any] | None = None
+    replayed: str | None = None
+    source: dict[str, Any] | None = None
+    """These as in `harness.job.Job`."""
 
 
 class Failure(HarnessError):  # noqa: N818 - what a worker's end is called in its record
@@ -62,7 +72,8 @@ def start(order: Order, *, advance: Callable[[int], None], timeout: float) -> Pa
         Failure: it died, hung, or says why it could not measure.
     """
     events = _Events(advance)
-    environment = registry.backend(order.backend).environment
+    played = order.outputs is not None  # no runtime is imported
+    environment = {} if played else registry.backend(order.case["backend"]).environment
     with tempfile.TemporaryFile() as log, _spawn(["--case"], environment, log) as process:
         try:
             _send(process, order)
@@ -86,6 +97,25 @@ def probe(backend: str) -> str | None:
             return _obituary(process.returncode, hung=False, timeout=0) + _tail(log)
     reason: str | None = json.loads(output.splitlines()[-1])["unavailable"]
     return reason
+
+
+def examine(backend: str) -> Iterator[Check]:
+    """Every step of `harness.doctor` for `backend` as it is made, in a process of its own.
+
+    A last, failed one says so where that process died.
+    """
+    from harness.doctor import Check
+
+    with tempfile.TemporaryFile() as log:
+        with _spawn(["--examine", backend], registry.backend(backend).environment, log) as process:
+            assert process.stdin is not None  # noqa: S101 - PIPE was asked for
+            assert process.stdout is not None  # noqa: S101 - PIPE was asked for
+            process.stdin.close()
+            for line in process.stdout:
+                yield msgspec.json.decode(line, type=Check)
+        if process.returncode != 0:
+            died = _obituary(process.returncode, hung=False, timeout=0)
+            yield Check(name="the check itself", passed=False, found=died + _tail(log))
 
 
 def probe_all() -> dict[str, str | None]:
@@ -186,6 +216,12 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--probe"]:
         _say(events, unavailable=registry.backend(arguments[1]).unavailable())
         return 0
+    if arguments[:1] == ["--examine"]:
+        from harness import doctor
+
+        for check in doctor.examine(arguments[1]):
+            _say(events, **msgspec.to_builtins(check))
+        return 0
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     try:
         _say(events, record=str(_measure(order, events)))
@@ -195,31 +231,59 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(order: Order, events: IO[str]) -> Path:
+    threads = order.case["threads"]
     try:
-        host.pin(order.threads)  # before any runtime starts its threads
+        host.pin(threads)  # before any runtime starts its threads
     except (OSError, ValueError) as error:
-        raise UsageError(f"--threads {order.threads}: {error}") from error
-    os.environ["OMP_NUM_THREADS"] = str(order.threads)
+        raise UsageError(f"--threads {threads}: {error}") from error
+    os.environ["OMP_NUM_THREADS"] = str(threads)
 
-    from harness import artifact, bench, datasets, record
+    from harness import bench, record
+
+    job = _job(order)
+
+    def advance(count: int) -> None:
+        _say(events, done=count)
+
+    if job.outputs is not None:
+        bench.play(job, advance=advance)
+    else:
+        begin = time.perf_counter_ns()
+        session = registry.backend(job.case.backend).open(job.artifact, job.variant, threads=threads)
+        load_ms = (time.perf_counter_ns() - begin) / 1e6
+        bench.run(job, session, load_ms=load_ms, advance=advance)
+    return job.out / record.file_name(job.case, job.inputs_sha256)
+
+
+def _job(order: Order) -> Job:
+    from harness import artifact, datasets, record, replaying
+    from harness.artifact import Variant
+    from harness.job import Job
+    from harness.record import Device, Source
     from harness.types import Case
 
-    found = artifact.read(Path(order.artifact))
-    variant = next(item for item in found.manifest.variants if item.id == order.variant)
     case = msgspec.convert(order.case, Case)
-    job = bench.Job(
+    replayed = _path(order.replayed)
+    return Job(
         case=case,
-        artifact=found,
-        variant=variant,
-        category=datasets.load_category(Path(order.data), case.category),
+        artifact=artifact.read(Path(order.artifact)),
+        variant=msgspec.convert(order.variant, Variant),
+        category=datasets.load_category(Path(order.data), case.category)
+        if order.data is not None
+        else replaying.category_of(record.read(Path(str(replayed)))),
         fingerprint=order.fingerprint,
         out=Path(order.out),
+        save_outputs=order.save_outputs,
+        inputs=_path(order.inputs),
+        outputs=_path(order.outputs),
+        played=msgspec.convert(order.played, Device | None),
+        replayed=replayed,
+        source=msgspec.convert(order.source, Source | None),
     )
-    begin = time.perf_counter_ns()
-    session = registry.backend(order.backend).open(found, variant, threads=order.threads)
-    load_ms = (time.perf_counter_ns() - begin) / 1e6
-    bench.run(job, session, load_ms=load_ms, advance=lambda count: _say(events, done=count))
-    return job.out / record.file_name(case, job.inputs_sha256)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def _say(events: IO[str], **event: Any) -> None:

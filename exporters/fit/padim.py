@@ -91,7 +91,13 @@ def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, u
         block_rows=BLOCK_ROWS,
         threads=host.usable_cores(),
     )
-    parameters = {"epsilon": EPSILON, "form": factors.form, "grid": [side, side], "sigma": SIGMA}
+    parameters = {
+        "epsilon": EPSILON,
+        "form": factors.form,
+        "grid": [side, side],
+        "sigma": SIGMA,
+        "half_pixel": settings.protocol == "standard",
+    }
     return Learnt(
         run=run,
         net=weights,

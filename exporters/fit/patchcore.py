@@ -55,6 +55,7 @@ def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, u
         "grid": list(net.grid),
         "map_size": [settings.crop, settings.crop],
         "sigma": SIGMA,
+        "half_pixel": settings.protocol == "standard",
         "score": settings.score,
         "squared": settings.protocol == "seed",
     }

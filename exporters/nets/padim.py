@@ -81,7 +81,8 @@ class PadimWithHead(nn.Cell):
         self.mean = ms.Tensor(mean[:, None])
         self.factors = ms.Tensor(dense_factors(parameters, state))
         rows, columns = (
-            resampling_matrix(source, target, sigma) for source, target in zip(grid, size, strict=True)
+            resampling_matrix(source, target, sigma, half_pixel=parameters.get("half_pixel", True))
+            for source, target in zip(grid, size, strict=True)
         )
         self.rows, self.columns = ms.Tensor(rows), ms.Tensor(np.ascontiguousarray(columns.T))
         self.multiply = ops.BatchMatMul(transpose_b=True)

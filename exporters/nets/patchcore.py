@@ -162,7 +162,9 @@ class PatchcoreWithHead(nn.Cell):
         if self.score == "reweighted":
             self.neighbours = ms.Tensor(state["neighbours"])
         rows, columns = (
-            resampling_matrix(source, target, parameters["sigma"])
+            resampling_matrix(
+                source, target, parameters["sigma"], half_pixel=parameters.get("half_pixel", True)
+            )
             for source, target in zip(net.grid, parameters["map_size"], strict=True)
         )
         self.rows, self.columns = ms.Tensor(rows), ms.Tensor(np.ascontiguousarray(columns.T))

@@ -23,5 +23,8 @@ class Head(Protocol):
 class HeadFactory(Protocol):
     """How a head is made: `harness.registry.HEADS` names one per detector."""
 
+    scores_input: bool
+    """Whether the values of the batch enter the scores; of any other head's batch nothing counts but its length."""
+
     def __call__(self, parameters: Mapping[str, Any], state: Mapping[str, AnyArray], *, threads: int) -> Head:
         """Make a head from the manifest's parameters and the artifact's fitted state."""

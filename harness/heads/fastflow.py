@@ -30,6 +30,8 @@ class FastflowParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 class FastflowHead:
     """z of three layers → −p per position → mean of the bilinear maps at input size → largest value."""
 
+    scores_input = False
+
     def __init__(self, parameters: Mapping[str, Any], state: Mapping[str, AnyArray], *, threads: int) -> None:
         del state, threads
         height, width = msgspec.convert(parameters, FastflowParameters).map_size

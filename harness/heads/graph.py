@@ -16,6 +16,8 @@ HEAD = "head"
 class GraphHead:
     """Passes on what the graph scored."""
 
+    scores_input = False
+
     def __init__(self, parameters: Mapping[str, Any], state: Mapping[str, AnyArray], *, threads: int) -> None:
         del state, threads
         self._map_size = tuple(parameters["map_size"])

@@ -32,14 +32,17 @@ BLOCK_ROWS = 16
 class PadimHead:
     """Distances per position → bilinear map at input size → Gaussian blur → largest value as the image score."""
 
+    scores_input = False
+
     def __init__(self, parameters: Mapping[str, Any], state: Mapping[str, AnyArray], *, threads: int) -> None:
         self._epsilon = float(parameters["epsilon"])
         self._complement = {"complement": True, "inverse": False}[parameters["form"]]
         self._grid: tuple[int, int] = tuple(parameters["grid"])
         height, width = parameters["map_size"]
         sigma = float(parameters["sigma"])
-        self._rows = resampling_matrix(self._grid[0], height, sigma)
-        self._columns = resampling_matrix(self._grid[1], width, sigma)
+        half_pixel = parameters.get("half_pixel", True)
+        self._rows = resampling_matrix(self._grid[0], height, sigma, half_pixel=half_pixel)
+        self._columns = resampling_matrix(self._grid[1], width, sigma, half_pixel=half_pixel)
         self._order = np.asarray(state["order"])
         self._mean: Float32 = np.ascontiguousarray(state["mean"][self._order])
         self._blocks = [state[name] for name in sorted(state) if name.startswith("factor.")]

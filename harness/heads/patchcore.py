@@ -30,6 +30,8 @@ LARGEST = 10
 class PatchcoreHead:
     """Distances per patch → bilinear map at input size → Gaussian blur; the image score from the distances."""
 
+    scores_input = False
+
     def __init__(self, parameters: Mapping[str, Any], state: Mapping[str, AnyArray], *, threads: int) -> None:
         self._score = {"reweighted": self._reweighted, "max": _largest, "top10": _mean_of_largest}[
             parameters["score"]
@@ -37,7 +39,9 @@ class PatchcoreHead:
         self._squared = bool(parameters["squared"])
         self._grid: tuple[int, int] = tuple(parameters["grid"])
         self._rows, self._columns = (
-            resampling_matrix(source, target, parameters["sigma"])
+            resampling_matrix(
+                source, target, parameters["sigma"], half_pixel=parameters.get("half_pixel", True)
+            )
             for source, target in zip(self._grid, parameters["map_size"], strict=True)
         )
         self._bank: Float32 = state["bank"]

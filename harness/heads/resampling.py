@@ -7,13 +7,17 @@ import numpy as np
 from harness.types import Float32
 
 
-def resampling_matrix(source: int, target: int, sigma: float, *, truncate: float = 4.0) -> Float32:
+def resampling_matrix(
+    source: int, target: int, sigma: float, *, truncate: float = 4.0, half_pixel: bool = True
+) -> Float32:
     """Bilinear upsampling and Gaussian blur along one axis, as one matrix (target, source); both are linear.
 
-    Half-pixel centres (`align_corners=False`); the blur is scipy's `gaussian_filter1d`: truncated at `truncate` times
-    sigma, border reflected about the edge of the last pixel.
+    Half-pixel centres (`align_corners=False`), or without `half_pixel` as MindSpore's `ResizeBilinear`: target pixel i lies
+    at i · source / target. The blur is scipy's `gaussian_filter1d`: truncated at `truncate` times sigma, border
+    reflected about the edge of the last pixel.
     """
-    centre = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    shift = 0.5 if half_pixel else 0.0
+    centre = np.clip((np.arange(target) + shift) * source / target - shift, 0, source - 1)
     low = np.minimum(centre.astype(int), max(source - 2, 0))
     upsample = np.zeros((target, source))
     upsample[np.arange(target), low] += 1 - (centre - low)

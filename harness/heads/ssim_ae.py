@@ -68,6 +68,8 @@ then decides nothing but the factor n / (n − 1) of a sample covariance."""
 class SsimAeHead:
     """Windows → image and reconstruction → map of residuals → its largest as the image score."""
 
+    scores_input = True
+
     def __init__(self, parameters: Mapping[str, Any], state: Mapping[str, AnyArray], *, threads: int) -> None:
         del state, threads
         self._spec = msgspec.convert(parameters, SsimAeParameters)

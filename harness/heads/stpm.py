@@ -26,6 +26,8 @@ is MindSpore's `L2Normalize`."""
 class StpmHead:
     """Half squared distances of unit vectors → bilinear maps at input size → their product → its largest value."""
 
+    scores_input = False
+
     def __init__(self, parameters: Mapping[str, Any], state: Mapping[str, AnyArray], *, threads: int) -> None:
         del state, threads
         self._smallest = SMALLEST_SQUARE[parameters["protocol"]]

@@ -29,20 +29,32 @@ _SAME_METRIC = 1e-9
 
 
 def input_level(sides: Sides) -> LevelReport:
-    """Digests of what went into the network stage by stage, and the ground truth."""
+    """Digests of what went into the network stage by stage, and the ground truth.
+
+    Stages before the input may be unknown on one side, where another program preprocessed: the input alone decides.
+    """
     first: dict[str, list[str]] = {stage: [] for stage in _STAGES}
     unknown: list[str] = []
+    partly: list[str] = []
     at_input = 0
     for one, two in zip(*(record.images for record in sides.records), strict=True):
-        apart = [stage for stage in _STAGES if one.stages.get(stage) != two.stages.get(stage)]
-        if any(stage not in image.stages for stage in _STAGES for image in (one, two)):
+        known = [stage for stage in _STAGES if stage in one.stages and stage in two.stages]
+        apart = [stage for stage in known if one.stages[stage] != two.stages[stage]]
+        if "input" not in known:
             unknown.append(one.name)
-        elif apart:
+            continue
+        if known != list(_STAGES):
+            partly.append(one.name)
+        if apart:
             first[apart[0]].append(one.name)
             at_input += "input" in apart
     differing = {f"different first at stage {stage}": names for stage, names in first.items()}
     masks = _other_truth(sides)
-    reasons = differing | {"without the digest of a stage": unknown, "with other ground truth": masks}
+    reasons = differing | {
+        "without the digest of the input": unknown,
+        "with other ground truth": masks,
+        "warning: compared at the input alone, a side does not know the stages before it": partly,
+    }
     messages = [f"{what}: {_share(names, sides)}" for what, names in reasons.items() if names]
     if any(first.values()) and not at_input:
         messages.append("warning: what the network saw is equal all the same")
@@ -229,7 +241,7 @@ def metric_level(sides: Sides) -> LevelReport:
 
 def _why_undefined(sides: Sides, name: str) -> str:
     reasons = (
-        f"{record.case.backend}: {record.undefined.get(name, 'no reason given')}"
+        f"{record.case.runner}: {record.undefined.get(name, 'no reason given')}"
         for record in sides.records
         if name not in record.metrics
     )
@@ -254,7 +266,7 @@ def _altered(record: Record, arrays: EvidenceArrays | None) -> list[str]:
         if name not in record.metrics or abs(record.metrics[name] - value) > _SAME_METRIC:
             wrong.append(name)
     return [
-        f"{record.case.backend} records {name} {record.metrics.get(name)}, its own scores and maps give "
+        f"{record.case.runner} records {name} {record.metrics.get(name)}, its own scores and maps give "
         f"{right.values.get(name)}: the record was altered; bench the case again"
         for name in wrong
     ]

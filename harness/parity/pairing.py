@@ -71,7 +71,7 @@ def compare(
         tolerances=tolerances,
         notes=notes,
         simulated=tuple(
-            item.case.backend for item in (reference, other) if item.device and item.device.simulated
+            item.case.runner for item in (reference, other) if item.device and item.device.simulated
         ),
     )
     reason = _refusal(reference, other)
@@ -105,7 +105,7 @@ def _gaps(members: Sequence[Record], reference: str) -> list[str]:
     """What has no counterpart among the records of one detector on one data set."""
     categories: dict[str, set[str]] = {}
     for item in members:
-        categories.setdefault(item.case.backend, set()).add(item.case.category)
+        categories.setdefault(item.case.runner, set()).add(item.case.category)
     mine = categories.pop(reference, None)
     if mine is None:
         return [f"no record of the reference {reference} (there are: {', '.join(sorted(categories))})"]
@@ -126,8 +126,8 @@ def _pairs(folder: Path, members: Sequence[Record], reference: str) -> list[Pair
     pairs = []
     for other in members:
         of_category = [item for item in members if item.case.category == other.case.category]
-        references = [item for item in of_category if item.case.backend == reference]
-        if other.case.backend != reference and references:
+        references = [item for item in of_category if item.case.runner == reference]
+        if other.case.runner != reference and references:
             of_detector = [item for item in references if _about(item) == _about(other)]
             chosen, notes = _choose(of_detector or references, other.case)
             pairs.append(compare(folder, chosen, other, notes=notes))
@@ -147,7 +147,7 @@ def _truth(case: Case) -> tuple[int, str]:
 def _superseded(pair: PairReport, everything: Sequence[Record], found: Sequence[Record]) -> tuple[str, ...]:
     """Older records of the pair's cases and detector that another model file gave, and that are not compared."""
     return tuple(
-        f"an older record of {item.case.backend} ({item.finished[:16]}Z, model {item.model_sha256[:12]}) is superseded, "
+        f"an older record of {item.case.runner} ({item.finished[:16]}Z, model {item.model_sha256[:12]}) is superseded, "
         f"not compared"
         for item in everything
         if item not in found
@@ -166,11 +166,11 @@ def _choose(references: Sequence[Record], case: Case) -> tuple[Record, tuple[str
     chosen = max(same or usable, key=lambda item: item.finished)
     setting = f"{chosen.case.variant}, batch {chosen.case.batch_size}, {chosen.case.threads} threads"
     if not same:
-        why = f"{chosen.case.backend} has no record of batch {case.batch_size} and {case.threads} threads"
+        why = f"{chosen.case.runner} has no record of batch {case.batch_size} and {case.threads} threads"
         return chosen, (f"{why}: its newest was taken ({setting})",)
     if len(same) > 1:
         return chosen, (
-            f"{chosen.case.backend} has {len(same)} such records: the newest was taken ({setting})",
+            f"{chosen.case.runner} has {len(same)} such records: the newest was taken ({setting})",
         )
     return chosen, ()
 
@@ -178,7 +178,7 @@ def _choose(references: Sequence[Record], case: Case) -> tuple[Record, tuple[str
 def _refusal(reference: Record, other: Record) -> str | None:
     both = (reference, other)
     unmeasured = [
-        f"{item.case.backend} {item.status}: {item.reason}" for item in both if item.status != "measured"
+        f"{item.case.runner} {item.status}: {item.reason}" for item in both if item.status != "measured"
     ]
     if unmeasured:
         return "; ".join(unmeasured)

@@ -28,7 +28,7 @@ class Sides:
     @property
     def backends(self) -> tuple[str, str]:
         """Their names."""
-        return self.records[0].case.backend, self.records[1].case.backend
+        return self.records[0].case.runner, self.records[1].case.runner
 
     @property
     def names(self) -> tuple[str, ...]:

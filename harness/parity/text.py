@@ -36,7 +36,7 @@ def lines(report: ParityReport) -> list[str]:
 
 def _title(pair: PairReport) -> str:
     one, two = (
-        f"{case.backend}{' (SIMULATED, not hardware)' if case.backend in pair.simulated else ''} {_setting(case)}"
+        f"{case.runner}{' (SIMULATED, not hardware)' if case.runner in pair.simulated else ''} {_setting(case)}"
         for case in (pair.other, pair.reference)
     )
     case = pair.reference

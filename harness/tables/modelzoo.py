@@ -86,7 +86,7 @@ def _none_of(kind: Kind) -> Cell:
 
 def _column(group: Group) -> str:
     case = next(iter(group.values())).case
-    return f"{case.backend} {case.variant}, batch {case.batch_size}, {case.threads} threads"
+    return f"{case.runner} {case.variant}, batch {case.batch_size}, {case.threads} threads"
 
 
 def _training_rows(name: str, ours: Group) -> dict[str, tuple[Cell, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.record import Record
+from harness.record import DEVICE_STAGES, Record
 from harness.types import Case
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -19,6 +19,11 @@ DECISIONS = {
 }
 """Columns of detectors that are judged by their decisions; other tables do without."""
 LATENCIES = {"p50": "p50 ms", "p90": "p90 ms", "p99": "p99 ms"}
+_DEVICE = {
+    "h2d": "h2d (copies to the device)",
+    "compute": "compute (execution on the device)",
+    "d2h": "d2h (copies from the device)",
+}
 TITLES = METRICS | DECISIONS | LATENCIES | {"images_per_second": "images/s"}
 """Every column that a table may have."""
 
@@ -48,6 +53,7 @@ class Table:
     mask_threshold: int
     mask_resize: str
     suite: str | None
+    source: str | None
     stage: str
     """Which stage the latencies are of."""
     weights: str
@@ -75,14 +81,15 @@ class Table:
         """What was measured, on what."""
         mark = " (SIMULATED, not hardware)" if self.simulated else ""
         suite = f" · suite {self.suite}" if self.suite else ""
-        ran = f"{self.backend}{mark} · {self.variant}"
+        source = f" ({self.source})" if self.source else ""
+        ran = f"{self.backend}{source}{mark} · {self.variant}"
         return f"{self.detector} {self.backbone} on {self.dataset}{suite} · {ran}"
 
     @property
     def setting(self) -> str:
         """Under which settings; warm-up and masks where they are not the usual ones."""
         device = f"device {self.device} · " if self.device else ""
-        stages = {"total": "decode + preprocess + infer + head", "infer_head": "infer + head"}
+        stages = {**_DEVICE, "total": "decode + preprocess + infer + head", "infer_head": "infer + head"}
         usual = {field.name: field.default for field in msgspec.structs.fields(Case)}
         unusual = "".join(
             f" · {name.replace('_', ' ')} {getattr(self, name)}"
@@ -96,7 +103,7 @@ class Table:
 
 
 def tables(records: Iterable[Record], *, stage: str = "total") -> tuple[Table, ...]:
-    """Group records into tables; `stage` is one of `harness.record.STAGES`."""
+    """Group records into tables; `stage` is one of `harness.record.STAGES` and `DEVICE_STAGES`."""
     return tuple(table(group, stage) for group in groups(records))
 
 
@@ -133,6 +140,7 @@ def table(group: Sequence[Record], stage: str = "total") -> Table:
         mask_threshold=case.mask_threshold,
         mask_resize=case.mask_resize,
         suite=case.suite,
+        source=case.source,
         stage=stage,
         weights=", ".join(sorted({item.weights.source for item in group})),
         device=", ".join(sorted(devices)) or None,
@@ -161,6 +169,8 @@ def _row(item: Record, stage: str, notes: tuple[str, ...]) -> Row:
     if item.images_per_second is not None:
         values["images_per_second"] = item.images_per_second
     reasons = [] if item.status == "measured" else [f"{item.status}: {item.reason}"]
+    if item.latency_ms and stage not in item.latency_ms:
+        reasons.append(_why_untimed(item, stage))
     for why in dict.fromkeys(item.undefined.values()):
         names = [TITLES.get(name, name) for name, reason in item.undefined.items() if reason == why]
         reasons.append(f"{', '.join(names)} undefined: {why}")
@@ -176,3 +186,14 @@ def _row(item: Record, stage: str, notes: tuple[str, ...]) -> Row:
         values=values,
         note="; ".join([*reasons, *notes]) or None,
     )
+
+
+def _why_untimed(item: Record, stage: str) -> str:
+    """Why a measured record has no times of a stage."""
+    if stage in DEVICE_STAGES and "infer" in item.latency_ms:
+        return f"no times of {stage}: {item.case.backend} does not give them"
+    took = "outputs" if item.source and item.source.outputs_sha256 else "inputs"
+    said = item.source.reported_ms.get(stage, {}) if item.source else {}
+    reported = ", ".join(f"{name} {value:.4g}" for name, value in said.items())
+    more = f"; {item.source.made_by} reports, in ms per run: {reported}" if item.source and reported else ""
+    return f"no times of {stage}: not measured here, its {took} came from files{more}"

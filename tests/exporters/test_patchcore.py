@@ -213,11 +213,13 @@ def test_the_manifest_says_how_to_score(paper: Artifact, seed: Artifact) -> None
         "grid": [8, 8],
         "map_size": [64, 64],
         "sigma": 4.0,
+        "half_pixel": True,
         "score": "reweighted",
         "squared": False,
     }
     assert paper.state()["bank"].shape[1] == 1024
     assert seed.manifest.head.parameters["squared"] is True
+    assert seed.manifest.head.parameters["half_pixel"] is False
     assert sorted(seed.state()) == ["bank"]
     assert seed.state()["bank"].shape[1] == 128
     assert paper.manifest.fit_report["patches"] == 11 * 64
@@ -382,6 +384,7 @@ def test_the_graphs_head_agrees_with_numpys(score: str, *, squared: bool, offset
     apart = np.linalg.norm(bank[:, None] - bank[None], axis=2)
     state = {"bank": bank, "neighbours": np.argsort(apart, axis=1)[:, :5].astype(np.int32)}
     parameters = {"grid": [4, 6], "map_size": [8, 18], "sigma": 1.0, "score": score, "squared": squared}
+    parameters["half_pixel"] = not squared
     embedding = (random.normal(size=(3, 8, 4, 6)) + offset).astype(np.float32)
     got, expected = embedded(parameters, state, embedding)
     assert got.maps.shape == (3, 8, 18)

@@ -13,6 +13,7 @@ from harness import artifact, bench, datasets, registry
 from harness.artifact import Artifact
 from harness.errors import UsageError
 from harness.heads.ssim_ae import OUTPUT, SEED_PROTOCOL, SsimAeHead
+from harness.job import Job
 from harness.preprocess import Colour, Preprocessor, Resize, Windows
 from harness.record import METRICS, Record
 from harness.settings import SsimAe
@@ -350,7 +351,7 @@ def measured(found: Artifact, request: FitRequest, out: Path, variant: str, *, b
         batch_size=batch,
     )
     chosen = next(item for item in found.manifest.variants if item.id == variant)
-    job = bench.Job(
+    job = Job(
         case=case, artifact=found, variant=chosen, category=request.category, fingerprint="0" * 64, out=out
     )
     session = registry.backend("onnxruntime-cpu").open(found, chosen, threads=1)

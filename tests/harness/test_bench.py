@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, bench, metrics, record, registry, suite
-from harness.bench import Job
+from harness import artifact, bench, feeds, metrics, record, registry, suite
 from harness.errors import DatasetError
 from harness.heads.padim import PadimHead
 from harness.heads.resampling import resampling_matrix
+from harness.job import Job
 from harness.preprocess import Preprocessor
 from harness.record import METRICS, STAGES, Record
 from harness.suite import BenchRequest
@@ -125,6 +125,7 @@ def test_each_stage_is_timed_apart_and_a_batch_is_shared_by_its_images(
 ) -> None:
     clock, session, job = Clock(), *opened(tiny.request(tmp_path, batch_size=batch_size))
     monkeypatch.setattr(bench, "time", clock)
+    monkeypatch.setattr(feeds, "time", clock)
     monkeypatch.setattr(Preprocessor, "decode", staticmethod(clock.costs(1, Preprocessor.decode)))
     monkeypatch.setattr(Preprocessor, "frame", clock.costs(2, Preprocessor.frame))
     monkeypatch.setattr(Preprocessor, "tensor", clock.costs(1, Preprocessor.tensor))
@@ -136,6 +137,28 @@ def test_each_stage_is_timed_apart_and_a_batch_is_shared_by_its_images(
     assert samples["infer"] == infer
     assert samples["infer_head"] == [3 * each for each in infer]
     assert samples["total"] == [4 + 3 * each for each in infer]
+
+
+@pytest.mark.parametrize(("batch_size", "shared"), [(1, [2.0] * 8), (4, [0.5] * 8)])
+def test_times_of_the_device_are_kept_where_it_gives_them_shared_by_the_images_of_a_batch(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, shared: list[float]
+) -> None:
+    session, job = opened(tiny.request(tmp_path, batch_size=batch_size))
+    times, run = dict[str, float](), session.run
+    session.device_ms = times  # changed by every run, as an adapter may
+
+    def timed(batch: Float32) -> Any:
+        times.update(h2d=2.0, compute=times.get("compute", 0) + 1, d2h=4.0)
+        return run(batch)
+
+    monkeypatch.setattr(session, "run", timed)
+    made = bench.run(job, session, load_ms=0, advance=list[int]().append)
+    assert made.latency_samples_ms["h2d"] == shared
+    assert made.latency_samples_ms["d2h"] == [2 * each for each in shared]
+    runs = [3 + 1 + index // batch_size for index in range(8)]  # three to warm up
+    assert made.latency_samples_ms["compute"] == [number / batch_size for number in runs]
+    assert made.latency_ms["h2d"].p50 == shared[0]
+    assert record.read(record.path_of(tmp_path, made)) == made
 
 
 @pytest.mark.parametrize(("batch_size", "runs", "steps"), [(1, 3 + 8, [1] * 8), (3, 6 + 3, [3, 3, 2])])

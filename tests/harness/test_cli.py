@@ -144,7 +144,7 @@ def test_parity_of_records_exits_by_its_verdict(tiny: Tiny, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bench", "--data", "here"], "bench --data, --category and --variant need --artifact"),
+        (["bench", "--data", "here"], "bench --data, --category, --variant and --inputs need --artifact"),
         (["bench", "--artifact", "here"], "bench --artifact needs --data DIR"),
         (
             ["bench", "--artifact", "nowhere", "--data", "here", "--backend", "fake-work"],

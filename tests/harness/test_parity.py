@@ -223,6 +223,30 @@ def test_inputs_without_a_digest_are_not_measured(results: Results) -> None:
     assert (pair.verdict, verdicts(pair)["inputs"]) == ("not measured", "not measured")
 
 
+@pytest.mark.parametrize(("digest", "verdict"), [("input 3", "passed"), ("changed", "failed")])
+def test_the_input_alone_decides_where_a_side_knows_no_stage_before_it(
+    results: Results, digest: str, verdict: str
+) -> None:
+    given = list(images(outputs()))
+    given[3] = msgspec.structs.replace(given[3], stages={"input": digest})
+    reference, other = (
+        results.add("reference", outputs()),
+        results.add("other", outputs(), images=tuple(given)),
+    )
+    pair = compare(results.folder, reference, other)
+    assert verdicts(pair)["inputs"] == verdict
+    assert "compared at the input alone" in messages(pair, "inputs")
+    assert ("different first at stage input: 1 of 8" in messages(pair, "inputs")) == (verdict == "failed")
+
+
+def test_sides_of_one_backend_are_told_apart_by_what_they_took_from_files(results: Results) -> None:
+    for source in (None, "inputs 12", "inputs 34"):
+        results.add("onnxruntime-cpu", outputs(), case={"source": source})
+    report = parity.parity(results.folder, reference="onnxruntime-cpu")
+    names = [pair.other.runner for pair in report.pairs]
+    assert names == ["onnxruntime-cpu (inputs 12)", "onnxruntime-cpu (inputs 34)"]
+
+
 def test_other_ground_truth_fails(results: Results) -> None:
     given = outputs()
     masks = given.masks.copy()

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -17,8 +18,10 @@ from harness.types import FitRequest
 from tests.conftest import Tiny, write_category
 
 
-def test_backends_that_cannot_run_are_left_out_each_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "backend_names", lambda: ("one", "two", "three"))
+def test_backends_that_cannot_run_are_left_out_each_with_its_reason_and_simulators_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "backend_names", lambda: ("one", "two", "three", "four"))
+    simulated = {"one": False, "three": False, "four": True}
+    monkeypatch.setattr(registry, "backend", lambda name: SimpleNamespace(simulated=simulated[name]))
     monkeypatch.setattr(worker, "probe", lambda name: "no board: buy one" if name == "two" else None)
     said: list[str] = []
     assert quickstart.runnable_backends(said.append) == ("one", "three")

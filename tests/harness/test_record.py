@@ -211,6 +211,7 @@ def test_a_newer_failure_supersedes_a_measurement_whatever_its_data(results: Res
         ({"images": "fewer"}, "counts other images than it lists"),
         ({"evidence": {"file": "evidence/other.safetensors", "sha256": "0"}}, "its evidence is another"),
         ({"case": "control"}, "control characters"),
+        ({"latency_samples_ms": {"warp": [1.0]}}, "a stage that nobody knows"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(

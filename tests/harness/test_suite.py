@@ -176,8 +176,8 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_much(
     start, started = worker.start, list[str]()
 
     def interrupted(order: worker.Order, **settings: Any) -> Path:
-        started.append(order.backend)
-        if order.backend == "fake-off":
+        started.append(order.case["backend"])
+        if order.case["backend"] == "fake-off":
             raise KeyboardInterrupt
         return start(order, **settings)
 

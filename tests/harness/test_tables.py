@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from harness import tables
-from harness.record import Data, Device, Distribution, Record
+from harness.record import DEVICE_STAGES, Data, Device, Distribution, Record, Source
 from tests.harness.records import Results, outputs
 
 TOTAL = Distribution(mean=9, p50=10.04, p90=12, p95=15, p99=20.26)
@@ -86,14 +86,14 @@ device Ascend910 · batch 2 · 1 threads · ms per image for decode + preprocess
 [3] screw: failed: killed by SIGKILL"""
 
 CSV = """\
-detector,backbone,dataset,backend,variant,batch_size,threads,warmup,mask_threshold,mask_resize,suite,stage,\
+detector,backbone,dataset,backend,variant,batch_size,threads,warmup,mask_threshold,mask_resize,suite,source,stage,\
 weights,device,simulated,category,status,\
 image_auroc,pixel_auroc,aupro,p50,p90,p99,images_per_second,note
-padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,total,\
+padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,,total,\
 random,Ascend910,True,bottle,measured,1.0,0.98765,0.9,10.04,12,20.26,100.0,the crop cuts 3 of 4 masks and empties 1
-padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,total,\
+padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,,total,\
 random,Ascend910,True,metal|nut,measured,0.5,0.5,,10.04,12,20.26,100.0,AUPRO undefined: no defective pixel
-padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,total,\
+padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,,total,\
 random,Ascend910,True,screw,failed,,,,,,,,failed: killed by SIGKILL"""
 
 MEAN = {
@@ -128,6 +128,7 @@ def test_the_json_document_holds_settings_rows_and_means(records: tuple[Record, 
         "mask_threshold": 127,
         "mask_resize": "nearest",
         "suite": None,
+        "source": None,
         "stage": "total",
         "weights": "random",
         "device": "Ascend910",
@@ -226,3 +227,31 @@ def test_decisions_have_columns_in_the_tables_of_detectors_that_are_judged_by_th
     assert other.means()["pixel_nok"] == (0.75, 2)
     rows = list(csv.DictReader(io.StringIO(tables.render([table, other], "csv"))))
     assert {row["pixel_ok"] for row in rows} == {"", "0.25"}
+
+
+@pytest.mark.parametrize("stage", DEVICE_STAGES)
+def test_times_of_the_device_have_their_table_and_a_word_where_there_are_none(
+    results: Results, stage: str
+) -> None:
+    made = (
+        results.add("ascend310", outputs(), latency_ms={"infer": INFER, stage: TOTAL}),
+        results.add("onnxruntime-cpu", outputs(), latency_ms={"infer": INFER}),
+    )
+    one, two = tables.tables(made, stage=stage)
+    assert (one.rows[0].values["p50"], one.rows[0].note) == (10.04, None)
+    assert f"{stage} (" in one.setting
+    assert "p50" not in two.rows[0].values
+    assert two.rows[0].note == f"no times of {stage}: onnxruntime-cpu does not give them"
+
+
+def test_a_table_says_what_was_played(results: Results) -> None:
+    made = results.add(
+        "replay",
+        outputs(),
+        case={"source": "ascend310"},
+        latency_ms={"head": INFER},
+        source=Source(outputs_sha256="0" * 64),
+    )
+    (table,) = tables.tables([made])
+    assert "replay (ascend310) · onnx-fp32" in table.title
+    assert table.rows[0].note == "no times of total: not measured here, its outputs came from files"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -47,9 +49,30 @@ def test_sums_of_stages_are_per_image() -> None:
     assert tuple(found) == STAGES
 
 
+def test_what_was_not_measured_is_absent_and_so_is_every_sum_with_it() -> None:
+    assert stages(decode=[], preprocess=[], infer=[1], head=[2]) == {
+        "infer": [1],
+        "head": [2],
+        "infer_head": [3],
+    }
+    assert stages(decode=[], preprocess=[], infer=[], head=[2]) == {"head": [2]}
+
+
+def test_a_stage_of_the_device_counts_only_when_every_image_has_it() -> None:
+    device = [{"compute": 1.0, "d2h": 2.0}, {"compute": 3.0}]
+    found = stages(decode=[], preprocess=[], infer=[5, 5], head=[1, 1], device=device)
+    assert found["compute"] == [1.0, 3.0]
+    assert not {"h2d", "d2h"} & set(found)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("odd", ["decode", "preprocess", "infer", "head"])
 def test_stages_of_unequal_counts_are_refused(odd: str, count: int) -> None:
-    given = {"decode": [1.0, 2.0], "preprocess": [1.0, 2.0], "infer": [1.0, 2.0], "head": [1.0, 2.0]}
+    given: dict[str, Any] = {
+        "decode": [1.0, 2.0],
+        "preprocess": [1.0, 2.0],
+        "infer": [1.0, 2.0],
+        "head": [1.0, 2.0],
+    }
     with pytest.raises(ValueError, match=r"argument \d is (longer|shorter)"):
         stages(**(given | {odd: [1.0] * count}))

@@ -202,6 +202,11 @@ def test_upsampling_by_two_has_the_weights_of_half_pixel_centres() -> None:
     assert resampling_matrix(2, 4, 0).tolist() == expected
 
 
+def test_without_the_half_pixel_every_target_pixel_lies_at_its_index_times_the_scale() -> None:
+    expected = [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]]
+    assert resampling_matrix(2, 4, 0, half_pixel=False).tolist() == expected
+
+
 def test_scores_are_the_maps_largest_values_and_maps_the_resampled_distances(
     gaussians: Gaussians, embedding: Float32
 ) -> None:

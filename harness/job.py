@@ -1,0 +1,77 @@
+"""One case and where its things are: what is planned, handed to a worker, and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from harness import __version__, record, storage
+from harness.artifact import Artifact, Variant
+from harness.heads.graph import HEAD
+from harness.record import Device, Record, Source
+from harness.types import Case, Category
+
+GRAPH = "graph"
+"""Name of the head that passes on a graph's own scores."""
+
+
+def head_of(artifact: Artifact, variant: Variant) -> str:
+    """Name of the head that scores the variant's outputs."""
+    return GRAPH if HEAD in variant.contains else artifact.manifest.head.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A case and where its things are."""
+
+    case: Case
+    artifact: Artifact
+    variant: Variant
+    category: Category
+    fingerprint: str
+    out: Path
+    """The results folder."""
+    save_outputs: bool = False
+    """Keep the network's raw outputs beside the record."""
+    inputs: Path | None = None
+    """Folder of batches that go in, in place of preprocessing."""
+    outputs: Path | None = None
+    """Stored outputs that are scored, in place of inference."""
+    played: Device | None = None
+    """What gave those outputs."""
+    replayed: Path | None = None
+    """The record they belong to, which also gives the ground truth."""
+    source: Source | None = None
+    """What the record says of all that."""
+
+    @property
+    def head(self) -> str:
+        """Name of the head that scores: the detector's, or what passes on the scores of a graph that holds it."""
+        return head_of(self.artifact, self.variant)
+
+    @property
+    def inputs_sha256(self) -> str:
+        """Digest of all that decides the record: the case, the detector, the model file, the test data, the code."""
+        source = {} if self.source is None else {"source": msgspec.to_builtins(self.source)}
+        return storage.sha256_of_json(
+            {
+                "case": msgspec.to_builtins(self.case),
+                "detector": self.artifact.manifest.detector_sha256,
+                "model": self.variant.files,
+                "data": self.fingerprint,
+                "schema": record.SCHEMA,
+                "harness": __version__,
+                **source,
+            }
+        )
+
+    def finished(self) -> Record | None:
+        """The record of an earlier run of the same inputs, if it was measured, with its outputs where they are to be kept."""
+        path = self.out / record.file_name(self.case, self.inputs_sha256)
+        if not path.is_file():  # other outcomes have other file names
+            return None
+        found = record.read(path)
+        kept = found.outputs is not None and (self.out / found.outputs.file).is_file()
+        return found if kept or not self.save_outputs else None

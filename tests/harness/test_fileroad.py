@@ -1,0 +1,448 @@
+"""The file road: inputs written, run by a program that knows nothing of the harness, scored as `bench` would."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from harness import artifact, batches, cli, parity, record, storage
+from harness.errors import DatasetError
+from harness.preprocess import Preprocessor
+from harness.record import Record
+from tests.conftest import Tiny
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+STRANGER = """
+import pathlib
+import sys
+
+import numpy as np
+import onnxruntime
+
+model, inputs, outputs, suffix = sys.argv[1:]
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+(feed,) = session.get_inputs()
+pathlib.Path(outputs).mkdir(exist_ok=True)
+for path in sorted(pathlib.Path(inputs).iterdir()):
+    if path.suffix == ".npy":
+        batch = np.load(path)
+    else:
+        batch = np.fromfile(path, np.float32).reshape(-1, 3, 32, 32)
+    for index, array in enumerate(session.run(None, {feed.name: batch})):
+        target = pathlib.Path(outputs) / f"{path.stem}_{index}{suffix}"
+        if suffix == ".npy":
+            np.save(target, array)
+        else:
+            array.tofile(target)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Road:
+    """What one trip along the file road left."""
+
+    tiny: Tiny
+    inputs: Path
+    outputs: Path
+
+    def score(self, out: Path, *more: str, program: str = "ais_bench") -> int:
+        """Run the command."""
+        where = ["--inputs", str(self.inputs), "--outputs", str(self.outputs), "--data", str(self.tiny.data)]
+        asked = [
+            "score",
+            str(self.tiny.artifact),
+            *where,
+            "--from",
+            program,
+            "--out",
+            str(out),
+            "--threads",
+            "1",
+        ]
+        return cli.main([*asked, *more])
+
+    def copied(self, to: Path) -> Road:
+        """A copy that a test may change."""
+        folders = [Path(shutil.copytree(path, to / path.name)) for path in (self.inputs, self.outputs)]
+        return Road(tiny=self.tiny, inputs=folders[0], outputs=folders[1])
+
+
+def travelled(tiny: Tiny, folder: Path, *more: str, suffix: str = ".bin") -> Road:
+    """Write inputs and have the stranger run them."""
+    road = Road(tiny=tiny, inputs=folder / "in", outputs=folder / "outs")
+    asked = ["inputs", str(tiny.artifact), "--data", str(tiny.data), "--to", str(road.inputs), *more]
+    assert cli.main(asked) == 0
+    (folder / "stranger.py").write_text(STRANGER)
+    model = str(tiny.artifact / "onnx-fp32.onnx")
+    places = [str(road.inputs / "batches"), str(road.outputs), suffix]
+    subprocess.run([sys.executable, str(folder / "stranger.py"), model, *places], check=True, cwd=folder)
+    return road
+
+
+@pytest.fixture(scope="module")
+def road(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Road:
+    return travelled(tiny, tmp_path_factory.mktemp("road"))
+
+
+def bench(tiny: Tiny, out: Path, *more: str) -> Record:
+    """The record of a bench on onnxruntime-cpu, in a worker."""
+    where = ["--artifact", str(tiny.artifact), "--data", str(tiny.data), "--out", str(out)]
+    before = {path.name for path in out.glob("*.json")}
+    assert cli.main(["bench", *where, "--backend", "onnxruntime-cpu", "--threads", "1", *more]) == 0
+    (made,) = [item for item in out.glob("*.json") if item.name not in before]
+    return record.read(made)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+    """A results folder with the record that all others are compared with."""
+    out = tmp_path_factory.mktemp("reference")
+    return out, bench(tiny, out)
+
+
+def only(out: Path) -> Record:
+    (made,) = record.read_all(out)
+    return made
+
+
+def same_numbers(one: Record, two: Record, *, exact: bool = True) -> bool:
+    """Whether metrics and scores are equal, and what went in is."""
+    scores = [[image.score for image in made.images] for made in (one, two)]
+    near = scores[0] == scores[1] if exact else np.allclose(scores[0], scores[1], rtol=1e-5)
+    same = one.metrics == two.metrics or (not exact and set(one.metrics) == set(two.metrics))
+    stages = [[image.stages for image in made.images] for made in (one, two)]
+    return bool(near) and same and stages[0] == stages[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "suffix", "program"),
+    [
+        ((), ".bin", "ais_bench"),
+        ((), ".npy", "ais_bench"),
+        (("--format", "bin"), ".bin", "cpp"),
+        (("--batch-size", "3"), ".npy", "npy"),
+    ],
+)
+def test_outputs_of_a_stranger_give_the_numbers_of_bench(
+    tiny: Tiny,
+    tmp_path: Path,
+    reference: tuple[Path, Record],
+    more: tuple[str, ...],
+    suffix: str,
+    program: str,
+) -> None:
+    assert travelled(tiny, tmp_path, *more, suffix=suffix).score(tmp_path / "r", program=program) == 0
+    made, (out, benched) = only(tmp_path / "r"), reference
+    assert same_numbers(made, benched, exact="--batch-size" not in more)
+    if not more:
+        one, two = record.read_evidence(tmp_path / "r", made), record.read_evidence(out, benched)
+        assert one is not None
+        assert two is not None
+        np.testing.assert_array_equal(one.maps, two.maps)
+        np.testing.assert_array_equal(one.frames, two.frames)
+        np.testing.assert_array_equal(one.masks, two.masks)
+
+
+def test_a_scored_record_says_where_its_outputs_came_from_and_times_only_what_ran_here(
+    road: Road, tmp_path: Path
+) -> None:
+    assert road.score(tmp_path / "r", "--label", "board 7") == 0
+    made = only(tmp_path / "r")
+    assert made.case.runner == "files-ais_bench (board 7)"
+    assert made.device is not None
+    assert made.device.device.startswith("elsewhere")
+    assert set(made.latency_ms) == {"head"}
+    assert (made.images_per_second, made.load_ms, made.first_inference_ms) == (None, None, None)
+    assert made.source is not None
+    assert made.source.inputs_sha256 == storage.sha256_of_file(road.inputs / "index.json")
+    assert made.source.reported_ms == {}
+
+
+def test_the_times_that_ais_bench_reports_are_kept_as_its_own(
+    road: Road, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = road.copied(tmp_path)
+    summary = {"NPU_compute_time": {"min": 1, "mean": 2.5, "count": 8}, "filesinfo": {}}
+    (copy.outputs.parent / f"{copy.outputs.name}_summary.json").write_text(json.dumps(summary))
+    assert copy.score(tmp_path / "r") == 0
+    made = only(tmp_path / "r")
+    assert made.source is not None
+    assert made.source.reported_ms == {"compute": {"min": 1, "mean": 2.5, "count": 8}}
+    assert "compute" not in made.latency_ms
+    capsys.readouterr()
+    assert cli.main(["tables", "--results", str(tmp_path / "r"), "--stage", "compute"]) == 0
+    assert "ais_bench reports, in ms per run: min 1, mean 2.5, count 8" in capsys.readouterr().out
+
+
+def first(folder: Path, number: int = 0) -> Path:
+    return sorted(folder.iterdir())[number]
+
+
+def flip(path: Path, at: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def overwrite(path: Path, value: float) -> None:
+    data = np.fromfile(path, np.float32)
+    data[7] = value
+    data.tofile(path)
+
+
+def edit_index(folder: Path, change: Callable[[Any], None]) -> None:
+    document = json.loads((folder / "index.json").read_text())
+    change(document)
+    (folder / "index.json").write_text(json.dumps(document))
+
+
+def swap_batches(document: Any) -> None:
+    one, two = document["batches"][:2]
+    document["batches"][:2] = [two, one]
+
+
+def leave(document: Any) -> None:
+    batch = document["batches"][0]
+    batch["file"] = "../" + Path(batch["file"]).name
+
+
+TAMPERINGS: dict[str, tuple[Callable[[Road], Any], str]] = {
+    "missing": (lambda road: first(road.outputs).unlink(), "missing: 00000-"),
+    "extra": (lambda road: (road.outputs / "more_0.bin").write_bytes(b""), "not an output of these inputs"),
+    "twice": (
+        lambda road: shutil.copy(first(road.outputs), first(road.outputs).with_suffix(".npy")),
+        "twice",
+    ),
+    "short": (
+        lambda road: first(road.outputs).write_bytes(first(road.outputs).read_bytes()[:-4]),
+        "too short",
+    ),
+    "long": (lambda road: first(road.outputs).write_bytes(first(road.outputs).read_bytes() * 2), "too long"),
+    "nan": (lambda road: overwrite(first(road.outputs), np.nan), "NaN or infinite"),
+    "infinite": (lambda road: overwrite(first(road.outputs, 3), np.inf), "NaN or infinite"),
+    "copied": (lambda road: shutil.copy(first(road.outputs), first(road.outputs, 1)), "the same bytes"),
+    "other inputs": (
+        lambda road: first(road.outputs).rename(road.outputs / "00000-00000000_0.bin"),
+        "missing: 00000-",
+    ),
+    "input altered": (lambda road: flip(first(road.inputs / "batches")), "altered since index.json"),
+    "input gone": (lambda road: first(road.inputs / "batches").unlink(), "cannot be read"),
+    "index reordered": (lambda road: edit_index(road.inputs, swap_batches), "are of other inputs"),
+    "another detector": (
+        lambda road: edit_index(road.inputs, lambda index: index.update(detector_sha256="0" * 64)),
+        "another detector",
+    ),
+    "other images": (
+        lambda road: edit_index(road.inputs, lambda index: index.update(data_fingerprint="0" * 64)),
+        "other test images",
+    ),
+    "renamed image": (
+        lambda road: edit_index(road.inputs, lambda index: index["images"][0].update(name="test/good/x.png")),
+        "lists other images",
+    ),
+    "an image less": (
+        lambda road: edit_index(road.inputs, lambda index: index["images"].pop()),
+        "do not hold",
+    ),
+    "leaves its folder": (
+        lambda road: edit_index(road.inputs, leave),
+        "leaves its folder",
+    ),
+    "unknown key": (lambda road: edit_index(road.inputs, lambda index: index.update(more=1)), "more"),
+    "no index": (lambda road: (road.inputs / "index.json").unlink(), "no index.json"),
+    "nothing": (lambda road: shutil.rmtree(road.outputs), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_what_was_tampered_with_is_refused(
+    road: Road, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    tamper, words = TAMPERINGS[name]
+    copy = road.copied(tmp_path)
+    tamper(copy)
+    assert copy.score(tmp_path / "r") in (2, 3)
+    assert words in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "r").glob("*.json") if record.read(path).status == "measured"]
+    assert not list((tmp_path / "r").rglob("*.part"))
+
+
+def test_half_precision_must_be_said_and_is_widened(
+    road: Road, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = road.copied(tmp_path)
+    for path in copy.outputs.iterdir():
+        np.fromfile(path, np.float32).astype(np.float16).tofile(path)
+    assert copy.score(tmp_path / "r") == 2
+    assert "too short" in capsys.readouterr().err
+    assert copy.score(tmp_path / "r", "--output-dtype", "float16") == 0
+    assert copy.score(tmp_path / "full", "--output-dtype", "float32") == 2
+
+
+def test_a_scored_record_can_be_replayed(road: Road, tmp_path: Path) -> None:
+    assert road.score(tmp_path / "r") == 0
+    again = [
+        "--outputs",
+        str(tmp_path / "r"),
+        "--artifact",
+        str(road.tiny.artifact),
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    assert cli.main(["bench", "--backend", "replay", *again]) == 0
+    made = only(tmp_path / "a")
+    assert made.case.runner == "replay (files-ais_bench)"
+    assert same_numbers(made, only(tmp_path / "r"))
+
+
+# Inputs.
+
+
+def test_a_fixed_batch_is_padded_by_its_last_row_and_the_index_counts_the_real_ones(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(tiny.artifact, tmp_path / "widget"))
+    found = artifact.read(path)
+    fixed = msgspec.structs.replace(found.manifest.variants[0], id="fixed", gears=(1, 2, 5))
+    artifact.add_variant(path, fixed)
+    asked = ["inputs", str(path), "--data", str(tiny.data), "--variant", "fixed"]
+    assert cli.main([*asked, "--to", str(tmp_path / "in")]) == 0
+    folder = batches.read(tmp_path / "in")
+    assert [(batch.rows, batch.real_rows) for batch in folder.index.batches] == [(5, 5), (5, 3)]
+    stored = np.load(tmp_path / "in" / folder.index.batches[1].file)
+    np.testing.assert_array_equal(stored[3:], stored[[2, 2]])
+    assert len(folder.read(folder.index.batches[1])) == 3
+    assert cli.main([*asked, "--to", str(tmp_path / "more"), "--batch-size", "6"]) == 2
+    assert not (tmp_path / "more").exists()
+
+
+def test_the_rows_are_those_of_the_preprocessor_in_the_order_of_the_images(road: Road) -> None:
+    found = artifact.read(road.tiny.artifact)
+    ready = Preprocessor(found.manifest.preprocessing)
+    folder = batches.read(road.inputs)
+    assert len(folder.index.images) == 8
+    for image, batch in zip(folder.index.images, folder.index.batches, strict=True):
+        pixels = ready.decode(road.tiny.data / "widget" / image.name)
+        np.testing.assert_array_equal(folder.read(batch), ready.tensor(ready.frame(pixels))[None])
+
+
+def test_inputs_are_written_whole_or_not_at_all_and_never_over_something(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["inputs", str(tiny.artifact), "--data", str(tiny.data), "--to", str(tmp_path / "in")]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "mine").touch()
+    assert cli.main(asked) == 2
+    assert "not empty" in capsys.readouterr().err
+    (tmp_path / "in" / "mine").unlink()
+    monkeypatch.setattr(Preprocessor, "tensor", lambda *_: 1 / 0)
+    assert cli.main(asked) == 3
+    assert list(tmp_path.iterdir()) == [tmp_path / "in"]
+    assert not list((tmp_path / "in").iterdir())
+
+
+def test_a_folder_of_artifacts_gets_a_folder_per_category(tiny: Tiny, tmp_path: Path) -> None:
+    asked = ["inputs", str(tiny.artifact.parent), "--data", str(tiny.data), "--to", str(tmp_path / "in")]
+    assert cli.main(asked) == 0
+    assert batches.read(batches.below(tmp_path / "in", "widget")).index.category == "widget"
+    made = bench(tiny, tmp_path / "r", "--inputs", str(tmp_path / "in"))
+    assert made.case.source is not None
+
+
+# bench --inputs.
+
+
+def test_bench_takes_batches_written_before_and_does_not_time_what_it_did_not_do(
+    road: Road, tmp_path: Path, reference: tuple[Path, Record]
+) -> None:
+    made = bench(road.tiny, tmp_path / "r", "--inputs", str(road.inputs))
+    assert same_numbers(made, reference[1])
+    assert set(made.latency_ms) == {"infer", "head", "infer_head"}
+    assert made.images_per_second is None
+    assert str(made.case.source).startswith("inputs ")
+
+
+def foreign(road: Road, to: Path, *, change: float) -> Path:
+    """The inputs as another program would write them; one pixel of image 2 differs by `change`."""
+    folder = Path(shutil.copytree(road.inputs, to))
+
+    def rewrite(document: Any) -> None:
+        for image in document["images"]:
+            del image["stages"]
+        path = folder / document["batches"][2]["file"]
+        array = np.load(path)
+        array[0, 0, 0, 0] += change
+        np.save(path, array)
+        document["batches"][2]["sha256"] = storage.sha256_of_file(path)
+
+    edit_index(folder, rewrite)
+    return folder
+
+
+@pytest.mark.parametrize(("change", "verdict"), [(0.0, "passed"), (1e-3, "failed")])
+def test_parity_shows_where_the_inputs_of_another_program_differ(
+    road: Road, tmp_path: Path, change: float, verdict: str
+) -> None:
+    bench(road.tiny, tmp_path / "r")
+    made = bench(road.tiny, tmp_path / "r", "--inputs", str(foreign(road, tmp_path / "in", change=change)))
+    assert all(set(image.stages) == {"input"} for image in made.images)
+    (pair,) = parity.parity(tmp_path / "r", reference="onnxruntime-cpu").pairs
+    assert pair.other.runner == made.case.runner
+    level = pair.levels[0]
+    assert (level.name, level.verdict) == ("inputs", verdict)
+    assert "compared at the input alone" in level.messages[-1]
+    if change:
+        assert "different first at stage input: 1 of 8 images (test/good/002.png)" in level.messages[0]
+
+
+def test_stages_of_other_inputs_are_refused(road: Road, tmp_path: Path) -> None:
+    folder = foreign(road, tmp_path / "in", change=1.0)
+    stages = json.loads((road.inputs / "index.json").read_text())["images"][2]["stages"]
+    edit_index(folder, lambda document: document["images"][2].update(stages=stages))
+    out = tmp_path / "r"
+    where = ["--artifact", str(road.tiny.artifact), "--data", str(road.tiny.data), "--out", str(out)]
+    asked = ["bench", *where, "--backend", "onnxruntime-cpu", "--threads", "1", "--inputs", str(folder)]
+    assert cli.main(asked) == 3
+    assert "are of other inputs" in str(only(out).reason)
+
+
+def test_a_batch_size_that_is_not_that_of_the_batches_is_refused(road: Road, tmp_path: Path) -> None:
+    where = ["--artifact", str(road.tiny.artifact), "--data", str(road.tiny.data), "--out", str(tmp_path)]
+    asked = ["bench", *where, "--backend", "onnxruntime-cpu", "--threads", "1", "--inputs", str(road.inputs)]
+    assert cli.main([*asked, "--batch-size", "4"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "words"),
+    [
+        ("float64", (2, 3), "holds float64"),
+        ("float32", (3, 2), r"\(3, 2\)"),
+        ("object", (2, 3), "NumPy's format"),
+    ],
+)
+def test_an_array_of_another_type_or_shape_is_refused(
+    tmp_path: Path, dtype: str, shape: tuple[int, ...], words: str
+) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(shape, np.dtype(dtype)), allow_pickle=True)
+    with pytest.raises(DatasetError, match=words):
+        batches.array_from_bytes(path, path.read_bytes(), ["float32", "float16"], (2, 3))
+
+
+def test_the_commands_of_the_document_parse() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "files.md").read_text(encoding="utf-8")
+    shown = [line for line in text.splitlines() if line.startswith("python -m harness ")]
+    runs = [cli._parser().parse_args(shlex.split(line)[3:]).run for line in shown]
+    assert set(runs) == {"inputs", "score", "parity", "bench", "pack", "merge"}
