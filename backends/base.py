@@ -48,6 +48,8 @@ class Backend(Protocol):
     """Variant formats it opens, the preferred one first."""
     environment: Mapping[str, str]
     """Variables the runtime reads when it is imported; a worker sets them before anything else."""
+    simulated: bool
+    """It stands in for hardware: run only where it is asked for by name."""
 
     def unavailable(self) -> str | None:
         """Why it cannot run on this machine and the next step, in one sentence; `None` when it can."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from backends import cann
 from backends.base import DeviceReport
 from backends.errors import BackendError, DeviceMismatch
 from harness.artifact import Artifact, Variant
@@ -18,6 +20,7 @@ from harness.types import AnyArray
 
 _NONE: Mapping[str, float] = MappingProxyType({})
 
+_PRECISION = "must_keep_origin_dtype"
 _ENVIRONMENT = {
     # MindSpore's generated protobuf code and a newer protobuf only agree in pure Python.
     "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python",
@@ -37,6 +40,7 @@ class MindSpore:
     device: str
     formats: tuple[str, ...] = ("mindir",)
     environment: Mapping[str, str] = field(default_factory=lambda: dict(_ENVIRONMENT))
+    simulated: bool = False
 
     def unavailable(self) -> str | None:
         """Why this target cannot run here; `None` when it can."""
@@ -55,7 +59,7 @@ class MindSpore:
 
         Raises:
             BackendError: MindSpore cannot load the model.
-            DeviceMismatch: the target is not on this machine.
+            DeviceMismatch: the target is not on this machine, or another chip than the one asked for.
             MissingExtra: MindSpore is not installed.
         """
         mindspore = self._runtime()
@@ -65,13 +69,15 @@ class MindSpore:
         except (RuntimeError, ValueError, TypeError) as error:
             raise BackendError(f"{model}: MindSpore cannot load it: {error}") from error
         affinity = sorted(os.sched_getaffinity(0))
+        ascend = _ascend(mindspore) if self.target == "Ascend" else {}
         report = DeviceReport(
-            device=self.device,
-            runtime={"mindspore": mindspore.__version__},
+            device=f"ascend:{ascend['device_id']}" if ascend else self.device,
+            runtime={"mindspore": mindspore.__version__} | (cann.described() if ascend else {}),
             options={
                 "device_target": str(mindspore.get_context("device_target")),
                 "cores": ",".join(map(str, affinity)),
                 "threads_asked": str(threads),
+                **ascend,
             },
         )
         return MindSporeSession(mindspore, graph, report, tuple(spec.name for spec in variant.outputs))
@@ -94,7 +100,51 @@ class MindSpore:
         used = mindspore.get_context("device_target")
         if used != self.target:
             raise DeviceMismatch(f"asked MindSpore for {self.target}, it gave {used}")
+        if self.target == "Ascend":
+            _ascend(mindspore)
         return mindspore
+
+
+def _ascend(mindspore: Any) -> dict[str, str]:
+    """Ask for float32 throughout, and say which chip this is; may be called again.
+
+    MindSpore's own default is not float32: CANN lets convolutions round to HF32 unless told otherwise.
+
+    Raises:
+        DeviceMismatch: no such device, another chip than a 910, or a precision that was set before.
+    """
+    ascend = mindspore.device_context.ascend
+    device = int(mindspore.get_context("device_id"))
+    try:
+        count = ascend.device_count()
+        ascend.op_precision.precision_mode(_PRECISION)
+        ascend.op_precision.conv_allow_hf32(False)  # noqa: FBT003 - MindSpore takes no keyword in all releases
+        ascend.op_precision.matmul_allow_hf32(False)  # noqa: FBT003
+        soc = str(mindspore.hal.get_device_name(device, "Ascend"))
+    except (RuntimeError, ValueError) as error:
+        raise DeviceMismatch(
+            f"MindSpore {mindspore.__version__} cannot use its Ascend device {device} as asked ({error}): install "
+            f"MindSpore with CANN on an Ascend 910 host, see npu-smi info, and `{cann.SET_ENV}`"
+        ) from error
+    if not 0 <= device < count:
+        raise DeviceMismatch(
+            f"asked MindSpore for Ascend device {device}, it finds {count}: see npu-smi info"
+        )
+    chip = re.search(r"Ascend[ _]?(\d+)", soc, re.IGNORECASE)
+    if chip and chip.group(1) != "910":
+        raise DeviceMismatch(
+            f"asked for an Ascend 910, the chip here is {soc}: its OM runs through pyACL, --backend ascend310, "
+            "ascend310p or ascend310b"
+        )
+    return {
+        "device_id": str(device),
+        "device_count": str(count),
+        "soc": soc,
+        "precision_mode": _PRECISION,
+        "conv_allow_hf32": "False",
+        "matmul_allow_hf32": "False",
+        **cann.visible_devices(),
+    }
 
 
 class MindSporeSession:

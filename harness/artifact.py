@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import safetensors
@@ -57,6 +57,25 @@ class Target(_Strict, frozen=True, kw_only=True):
     """Compiled by the simulator: no hardware can run it, only the simulated backend does."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OmRequest:
+    """How a variant is to be compiled for an Ascend chip."""
+
+    soc: str
+    """As `Target.soc`."""
+    cann: str | None = None
+    """Version of the toolkit; `None`: as its own files say."""
+    batches: tuple[int, ...] = (1,)
+    """Rows the network takes at once: one static size, or two or more gears, ascending."""
+    aipp: bool = False
+    """The chip scales and normalises; the variant takes uint8 (N, H, W, C)."""
+    precision_mode: str = "force_fp16"
+    output_type: Literal["FP32", "FP16"] = "FP32"
+    atc: str = "atc"
+    """Command of the compiler; `simulated` is the shipped simulator, whose files no hardware runs."""
+    timeout_s: float = 3600.0
+
+
 class Variant(_Strict, frozen=True, kw_only=True):
     """One runnable form of the detector."""
 
@@ -73,7 +92,8 @@ class Variant(_Strict, frozen=True, kw_only=True):
     files: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
     """File name in the artifact folder → SHA-256; the first is the model."""
     agreement: dict[str, float]
-    """Largest difference from the MindSpore cell at export, relative to the cell's largest value, per batch size."""
+    """Largest difference from the MindSpore cell at export, relative to the cell's largest value, per batch size; empty
+    where the exporting machine cannot run it."""
     software: dict[str, str] = {}
     target: Target | None = None
     """Only of a compiled variant."""
@@ -195,16 +215,24 @@ class Artifact:
             raise ArtifactError(f"{path}: does not match the digest in {MANIFEST}; fit the detector again")
         return arrays
 
-    def variant(self, formats: tuple[str, ...]) -> Variant:
-        """The first variant in the order of `formats`; `ArtifactError` when there is none."""
+    def variant(self, formats: tuple[str, ...], *, simulated: bool = False) -> Variant:
+        """The first variant in the order of `formats`; of the compiled ones, those for a simulator or those for hardware.
+
+        Raises:
+            ArtifactError: there is none.
+        """
         for wanted in formats:
             for variant in self.manifest.variants:
-                if variant.format == wanted:
+                fits = variant.target is None or variant.target.simulated == simulated
+                if variant.format == wanted and fits:
                     return variant
         have = ", ".join(variant.id for variant in self.manifest.variants) or "none"
+        compiler = ""
+        if formats[0] == "om":
+            compiler = " --soc Ascend310 --cann 7.0 --atc simulated" if simulated else " --soc Ascend310"
         raise ArtifactError(
-            f"{self.path}: no variant in format {' or '.join(formats)} (variants: {have}); "
-            f"run: python -m harness export {shlex.quote(str(self.path))} --format {formats[0]}"
+            f"{self.path}: no {'simulated ' if compiler and simulated else ''}variant in format {' or '.join(formats)} "
+            f"(variants: {have}); run: python -m harness export {shlex.quote(str(self.path))} --format {formats[0]}{compiler}"
         )
 
     def model_file(self, variant: Variant) -> Path:
@@ -296,11 +324,17 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def export(artifact: Artifact, format_: str, *, head_in_graph: bool = False) -> Variant:
-    """Have the exporter of `format_` write a variant into the artifact, one export at a time, and list it."""
+def export(
+    artifact: Artifact, format_: str, *, head_in_graph: bool = False, om: OmRequest | None = None
+) -> Variant:
+    """Have the exporter of `format_` write a variant into the artifact, one export at a time, and list it.
+
+    `om` goes with the format of that name alone, which needs it.
+    """
     with locked(artifact.path):
         exporter = registry.resolve("format", format_, registry.EXPORTERS)
-        variant: Variant = exporter(artifact, head_in_graph=head_in_graph)
+        asked = {} if om is None else {"om": om}
+        variant: Variant = exporter(artifact, head_in_graph=head_in_graph, **asked)
         add_variant(artifact.path, variant)
     return variant
 

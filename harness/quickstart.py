@@ -35,12 +35,16 @@ class Prepared:
 
 
 def runnable_backends(say: Say) -> tuple[str, ...]:
-    """Backends that can run on this machine; says of each other one why it cannot.
+    """Backends that can run on this machine, simulators left out; says of each other one why it cannot.
 
     Raises:
         Unavailable: none can.
     """
-    reasons = worker.probe_all()
+    reasons = {
+        name: reason
+        for name, reason in worker.probe_all().items()
+        if reason is not None or not registry.backend(name).simulated
+    }
     for name, reason in reasons.items():
         if reason is not None:
             say(f"not run: {name}: {reason}")

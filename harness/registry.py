@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 BACKENDS = {
     "onnxruntime-cpu": "backends.ort:cpu",
     "onnxruntime-gpu": "backends.ort:gpu",
+    "onnxruntime-cann": "backends.ort:cann",
+    "onnxruntime-cann-fp16": "backends.ort:cann_fp16",
     "mindspore-cpu": "backends.mindspore:cpu",
     "ascend910": "backends.mindspore:ascend910",
+    "ascend310": "backends.ascend.adapter:ascend310",
+    "ascend310p": "backends.ascend.adapter:ascend310p",
+    "ascend310b": "backends.ascend.adapter:ascend310b",
+    "ascend310-simulated": "backends.ascend.adapter:ascend310_simulated",
+    "ascend-lite": "backends.lite:ascend",
+    "ascend-lite-fp16": "backends.lite:ascend_fp16",
+    "ascend-lite-simulated": "backends.lite:ascend_simulated",
 }
 HEADS = {
     "padim": "harness.heads.padim:PadimHead",
@@ -54,12 +63,20 @@ EXPORTERS = {
     "onnx": "exporters.onnx:export",
     "mindir": "exporters.mindir:export",
     "air": "exporters.air:export",
+    "om": "exporters.om:export",
 }
+DOCTORS = dict.fromkeys(
+    ("ascend310", "ascend310p", "ascend310b", "ascend310-simulated"), "backends.ascend.doctor:steps"
+)
+"""Backends with steps of their own for `harness.doctor`."""
 STAGES = {
     "fit": "exporters.fit.job:fit",
     "check_fit": "exporters.fit.job:check",
     "convert": "exporters.weights:convert",
     "load_weights": "exporters.weights:load_backbone",
+    "om_dry_run": "exporters.om:dry_run",
+    "fp16_report": "exporters.fp16_report:report",
+    "play": "backends.replay:play",
 }
 OUR_PACKAGES = ("backends", "exporters")
 

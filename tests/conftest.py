@@ -187,6 +187,7 @@ from harness.errors import Unavailable
 
 
 class Fake:
+    simulated = False
     formats = ("onnx",)
     environment = {"FAKE_FLAG": "set"}
 

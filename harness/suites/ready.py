@@ -212,7 +212,11 @@ def _differs(
 def _backends(request: SuiteRequest, problems: _Problems) -> tuple[str, ...]:
     asked = request.backends or request.suite.backends
     if not asked:
-        runnable = tuple(name for name, reason in worker.probe_all().items() if reason is None)
+        runnable = tuple(
+            name
+            for name, reason in worker.probe_all().items()
+            if reason is None and not registry.backend(name).simulated  # those run only when asked for
+        )
         if not runnable:
             problems.found.append(
                 Unavailable("no backend can run here; python -m harness backends says what each needs")

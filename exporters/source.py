@@ -1,0 +1,28 @@
+"""Which of an artifact's variants is read, to compile it or to look into it."""
+
+from __future__ import annotations
+
+import shlex
+
+from harness.artifact import Artifact, Variant
+from harness.errors import ArtifactError
+from harness.heads.graph import HEAD
+
+
+def source(artifact: Artifact, formats: tuple[str, ...], *, head_in_graph: bool) -> Variant:
+    """The variant of the first of `formats` that there is, with its head in the graph or without.
+
+    Raises:
+        ArtifactError: there is none; says how the first format is exported.
+    """
+    fitting = [item for item in artifact.manifest.variants if (HEAD in item.contains) == head_in_graph]
+    for format_ in formats:
+        for variant in fitting:
+            if variant.format == format_:
+                return variant
+    have = ", ".join(variant.id for variant in artifact.manifest.variants) or "none"
+    option = " --head-in-graph" if head_in_graph else ""
+    raise ArtifactError(
+        f"{artifact.path}: no {formats[0].upper()} variant {'with' if head_in_graph else 'without'} its head in the graph "
+        f"(variants: {have}); run: python -m harness export {shlex.quote(str(artifact.path))} --format {formats[0]}{option}"
+    )

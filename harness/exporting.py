@@ -1,0 +1,96 @@
+"""The `export` command: which options belong to which format, and what is said of the files it wrote."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import msgspec
+
+from harness import artifact, datasets, registry
+from harness.artifact import OmRequest, Variant
+from harness.errors import UsageError
+
+
+def export(options: argparse.Namespace) -> int:
+    """Export what `options` ask for, show what `atc` would be told, or report on float16; gives the exit code.
+
+    Raises:
+        UsageError: options that do not belong together.
+    """
+    if options.fp16_report:
+        return _report_fp16(options)
+    if options.data is not None or options.images is not None or options.json:
+        raise UsageError("export --data, --images and --json belong to --fp16-report")
+    if not options.format:
+        raise UsageError("export needs --format (onnx, mindir, air, om) or --fp16-report")
+    om = _om_request(options)
+    for found in artifact.find(options.artifact, ()):
+        for name in dict.fromkeys(options.format):
+            if options.dry_run:
+                dry_run = registry.resolve("stage", "om_dry_run", registry.STAGES)
+                print(dry_run(found, om, head_in_graph=options.head_in_graph))
+                continue
+            asked = om if name == "om" else None
+            variant = artifact.export(found, name, head_in_graph=options.head_in_graph, om=asked)
+            print(f"{found.path / variant.model}: {_checked(variant)}")
+    return 0
+
+
+def _checked(variant: Variant) -> str:
+    """What is known of an exported file."""
+    if variant.agreement:
+        return f"agrees with the MindSpore cell to {max(variant.agreement.values()):.1e} (batch 1 and 3)"
+    if variant.target is None:
+        return "not run here, so not compared with the MindSpore cell"
+    compiler = "the SIMULATED atc, which no hardware runs," if variant.target.simulated else "atc"
+    return (
+        f"compiled by {compiler} for {variant.target.soc}, CANN {variant.target.cann}; not run here: "
+        "bench and parity say whether it agrees"
+    )
+
+
+def _om_request(options: argparse.Namespace) -> OmRequest | None:
+    """What the options ask of `atc`; `None` where format `om` is not asked for."""
+    batches = options.gears if options.gears is not None else options.batch and (options.batch,)
+    given = {"soc": options.soc, "batches": batches, "timeout_s": options.timeout}
+    given |= {
+        name: getattr(options, name) for name in ("cann", "aipp", "precision_mode", "output_type", "atc")
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if "om" not in options.format:
+        if given or options.dry_run:
+            raise UsageError(
+                "export --soc, --cann, --batch, --gears, --aipp, --precision-mode, --output-type, --atc, --timeout and "
+                "--dry-run belong to --format om"
+            )
+        return None
+    if options.dry_run and set(options.format) != {"om"}:
+        raise UsageError("export --dry-run shows what --format om would do: leave out the other formats")
+    if options.soc is None:
+        raise UsageError("export --format om needs --soc, the chip it is compiled for: --soc Ascend310")
+    return artifact.OmRequest(**given)
+
+
+def _report_fp16(options: argparse.Namespace) -> int:
+    if options.data is None:
+        raise UsageError("export --fp16-report needs --data DIR, the folder that holds the categories")
+    if options.format:
+        raise UsageError("export --fp16-report exports nothing: leave out --format")
+    _om_request(options)
+    report = registry.resolve("stage", "fp16_report", registry.STAGES)
+    found = artifact.find(options.artifact, ())
+    reports = [
+        report(
+            item,
+            datasets.load_category(options.data, item.manifest.category),
+            images=options.images or 16,
+            head_in_graph=options.head_in_graph,
+        )
+        for item in found
+    ]
+    if options.json:
+        print(json.dumps({"reports": msgspec.to_builtins(reports)}, allow_nan=False))
+    else:
+        print("\n\n".join(item.text() for item in reports))
+    return 0
