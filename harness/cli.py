@@ -22,7 +22,11 @@ from harness.errors import HarnessError
 
 DETECTORS = ("padim", "patchcore", "fastflow", "stpm", "ssim_ae")
 BACKBONES = ("resnet18", "wide_resnet50_2", "wide_resnet101_2")
-FORMATS = ("onnx", "mindir", "air")
+FORMATS = ("onnx", "mindir", "air", "om")
+PRECISION_MODES = (
+    *("force_fp16", "force_fp32", "cube_fp16in_fp32out", "allow_fp32_to_fp16", "must_keep_origin_dtype"),
+    "allow_mix_precision",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,9 +87,17 @@ def _parser() -> argparse.ArgumentParser:
         _add_import,
         _add_settings,
         _add_export,
+        _add_inputs,
+        _add_score,
+        _add_pack,
+        _add_merge,
         _add_parity,
+        _add_blame,
+        _add_gate,
+        _add_baseline,
         _add_tables,
         _add_backends,
+        _add_doctor,
         _add_data,
         _add_weights,
     ):
@@ -142,6 +154,18 @@ def _add_bench(commands: Any) -> None:
         "--timeout", type=_seconds, default=600.0, metavar="S", help="kill a worker silent for S seconds"
     )
     bench.add_argument("--seed", type=int, default=0, help="of the built-in data and backbone (%(default)s)")
+    bench.add_argument(
+        "--save-outputs", action="store_true", help="keep the raw outputs, for --backend replay elsewhere"
+    )
+    bench.add_argument(
+        "--inputs", type=_path, metavar="DIR", help="take batches written before, in place of preprocessing"
+    )
+    bench.add_argument(
+        "--outputs",
+        type=_path,
+        metavar="RESULTS",
+        help="of --backend replay: the records whose outputs it plays",
+    )
     bench.add_argument("--force", action="store_true", help="measure finished cases again")
     bench.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     bench.set_defaults(run="bench")
@@ -231,13 +255,117 @@ def _add_settings(commands: Any) -> None:
 def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", help="write runnable forms of an artifact's network")
     export.add_argument("artifact", type=_path, metavar="ARTIFACT", help="artifact, or a folder of them")
-    export.add_argument("--format", choices=FORMATS, action="append", required=True, help="repeats")
+    export.add_argument("--format", choices=FORMATS, action="append", default=[], help="repeats")
     export.add_argument(
         "--head-in-graph",
         action="store_true",
         help="the graph also holds the head: image in, map and score out",
     )
+    _add_om(export.add_argument_group("--format om, compiled by atc from the ONNX variant (docs/ascend.md)"))
+    report = export.add_argument_group("which tensors float16 cannot hold, in place of --format")
+    report.add_argument("--fp16-report", action="store_true", help="run the ONNX variant on good images")
+    report.add_argument("--data", type=_path, metavar="DIR", help="folder that holds the categories")
+    report.add_argument("--images", type=_positive, metavar="N", help="good images it runs on (16)")
+    report.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     export.set_defaults(run="export")
+
+
+def _add_om(om: Any) -> None:
+    om.add_argument("--soc", metavar="NAME", help="the chip: Ascend310, Ascend310P3, …")
+    om.add_argument("--cann", metavar="VERSION", help="of the toolkit (as the toolkit's version.info says)")
+    sizes = om.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--batch", type=_positive, metavar="N", help="rows per run: images, or windows of SSIM-AE (1)"
+    )
+    sizes.add_argument("--gears", type=_gears, metavar="N,N,…", help="several batch sizes in one file: 1,4,8")
+    om.add_argument("--aipp", action="store_true", default=None, help="the chip normalises; uint8 goes in")
+    om.add_argument("--precision-mode", choices=PRECISION_MODES, help="(force_fp16)")
+    om.add_argument("--output-type", choices=("FP32", "FP16"), help="(FP32)")
+    om.add_argument(
+        "--atc",
+        metavar="COMMAND",
+        help="the compiler (atc); `simulated`: the shipped simulator, for no hardware",
+    )
+    om.add_argument("--timeout", type=_seconds, metavar="S", help="stop atc after S seconds (3600)")
+    om.add_argument(
+        "--dry-run", action="store_true", help="print the command and the AIPP file, and write nothing"
+    )
+
+
+def _add_inputs(commands: Any) -> None:
+    inputs = commands.add_parser(
+        "inputs", help="write the preprocessed test images for a runner outside the harness (docs/files.md)"
+    )
+    inputs.add_argument("artifact", type=_path, metavar="ARTIFACT", help="artifact, or a folder of them")
+    inputs.add_argument("--data", type=_path, required=True, metavar="DIR", help="folder of the categories")
+    _category(inputs)
+    inputs.add_argument("--to", type=_path, required=True, metavar="OUT", help="a new or empty folder")
+    inputs.add_argument("--variant", metavar="ID", help="(the first in the manifest)")
+    inputs.add_argument(
+        "--batch-size", type=_positive, metavar="N", help="images per batch (the variant's, or 1)"
+    )
+    inputs.add_argument("--format", choices=("npy", "bin"), default="npy", help="(%(default)s)")
+    inputs.set_defaults(run="inputs")
+
+
+def _add_score(commands: Any) -> None:
+    score = commands.add_parser(
+        "score", help="turn the outputs another program wrote for such inputs into records (docs/files.md)"
+    )
+    score.add_argument("artifact", type=_path, metavar="ARTIFACT", help="artifact, or a folder of them")
+    score.add_argument("--inputs", type=_path, required=True, metavar="DIR", help="what `inputs` wrote")
+    score.add_argument("--outputs", type=_path, required=True, metavar="DIR", help="what the program wrote")
+    score.add_argument(
+        "--from",
+        dest="program",
+        choices=("ais_bench", "cpp", "npy"),
+        required=True,
+        help="how its files are named",
+    )
+    score.add_argument(
+        "--output-dtype", choices=("float32", "float16"), default="float32", help="of .bin files"
+    )
+    score.add_argument("--data", type=_path, required=True, metavar="DIR", help="folder of the categories")
+    _category(score)
+    score.add_argument("--label", metavar="NAME", help="tells outputs of several programs or boards apart")
+    score.add_argument(
+        "--out", type=_path, default=Path("results"), metavar="DIR", help="results folder (%(default)s)"
+    )
+    score.add_argument(
+        "--threads", type=_positive, metavar="N", help="cores of head and metrics (all usable)"
+    )
+    score.add_argument("--mask-threshold", type=_grey, metavar="V", help="defective above V (127)")
+    score.add_argument(
+        "--mask-resize",
+        choices=("nearest", "bilinear_truncated", "area_truncated", "dilated"),
+        help="how masks come to the size of the map (nearest); docs/protocols.md",
+    )
+    score.add_argument("--timeout", type=_seconds, default=600.0, metavar="S", help=argparse.SUPPRESS)
+    score.add_argument("--force", action="store_true", help="score finished cases again")
+    score.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    score.set_defaults(run="score")
+
+
+def _add_pack(commands: Any) -> None:
+    pack = commands.add_parser("pack", help="put records and evidence into one file, to carry elsewhere")
+    pack.add_argument("results", type=_path, metavar="RESULTS")
+    pack.add_argument("--to", type=_path, required=True, metavar="FILE")
+    pack.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="of record files, `*_ascend310_*`; repeats",
+    )
+    pack.set_defaults(run="pack")
+
+
+def _add_merge(commands: Any) -> None:
+    merge = commands.add_parser("merge", help="add such a file to a results folder, all of it or nothing")
+    merge.add_argument("file", type=_path, metavar="FILE")
+    merge.add_argument("--into", type=_path, default=Path("results"), metavar="RESULTS", help="(%(default)s)")
+    merge.add_argument("--force", action="store_true", help="replace other records of the same name")
+    merge.set_defaults(run="merge")
 
 
 def _add_parity(commands: Any) -> None:
@@ -247,8 +375,93 @@ def _add_parity(commands: Any) -> None:
     parity.add_argument(
         "--report", type=_path, metavar="DIR", help="write pictures of flips and largest differences"
     )
+    blame = parity.add_argument_group("where they part (docs/blame.md)")
+    blame.add_argument("--blame", action="store_true", help="name the stage of every pair that did not pass")
+    blame.add_argument("--inputs", type=_path, metavar="DIR", help="batches that a side took from files")
+    blame.add_argument("--artifact", type=_path, metavar="A", help="look into the graphs of this artifact")
+    blame.add_argument("--data", type=_path, metavar="DIR", help="folder that holds the categories")
+    blame.add_argument("--to", type=_path, metavar="DIR", help="write a reproducer for each blamed node")
     parity.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     parity.set_defaults(run="parity")
+
+
+def _add_blame(commands: Any) -> None:
+    kinds = commands.add_parser(
+        "blame", help="find the node at which two backends part (docs/blame.md)"
+    ).add_subparsers(required=True, metavar="HOW")
+    nodes = kinds.add_parser("nodes", help="in an ONNX graph, whose every tensor is compared")
+    prepare = kinds.add_parser(
+        "prepare", help="write truncated models, for a graph that cannot be opened (OM)"
+    )
+    compare = kinds.add_parser("compare", help="read what a board made of them")
+    for parser in (nodes, prepare):
+        parser.add_argument("artifact", type=_path, metavar="ARTIFACT")
+        parser.add_argument(
+            "--data", type=_path, required=True, metavar="DIR", help="folder of the categories"
+        )
+        parser.add_argument("--variant", metavar="ID", help="an ONNX variant (the first in the manifest)")
+        parser.add_argument("--reference", default="onnxruntime-cpu", metavar="BACKEND", help="(%(default)s)")
+    nodes.add_argument("--other", metavar="BACKEND", help="what is suspected (the reference)")
+    nodes.add_argument("--other-variant", metavar="ID", help="the variant suspected (--variant)")
+    nodes.add_argument(
+        "--other-model", type=_path, metavar="FILE", help="an ONNX file of the same detector, suspected"
+    )
+    nodes.add_argument("--image", action="append", metavar="NAME", help="test/broken/000.png; repeats (all)")
+    nodes.add_argument(
+        "--images", type=_positive, metavar="N", help="so many test images, evenly spread (all)"
+    )
+    nodes.add_argument(
+        "--to", type=_path, metavar="DIR", help="write the smallest model that fails, in a new folder"
+    )
+    prepare.add_argument("--to", type=_path, required=True, metavar="DIR", help="a new folder")
+    prepare.add_argument(
+        "--cuts", type=_positive, default=8, metavar="N", help="besides the outputs (%(default)s)"
+    )
+    prepare.add_argument(
+        "--images", type=_positive, default=2, metavar="N", help="test images, evenly spread (%(default)s)"
+    )
+    prepare.add_argument("--between", nargs=2, metavar="TENSOR", help="cut after the first, up to the second")
+    compare.add_argument("folder", type=_path, metavar="DIR", help="what `prepare` wrote")
+    compare.add_argument(
+        "--outputs",
+        type=_path,
+        required=True,
+        metavar="RESULTS",
+        help="records of bench --save-outputs, or of score",
+    )
+    for parser in (nodes, compare):
+        parser.add_argument(
+            "--tolerance",
+            type=float,
+            metavar="T",
+            help="of a tensor's largest value (fp32: 1e-4, others: 1e-2)",
+        )
+    for name, parser in (("nodes", nodes), ("prepare", prepare), ("compare", compare)):
+        parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+        parser.set_defaults(run="blame", how=name)
+
+
+def _add_gate(commands: Any) -> None:
+    gate = commands.add_parser(
+        "gate", help="judge records and benchmarks by rules: passed, failed or not measured (docs/gates.md)"
+    )
+    _add_rules(gate)
+    gate.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    gate.set_defaults(run="gate")
+
+
+def _add_baseline(commands: Any) -> None:
+    actions = commands.add_parser("baseline", help="what gates compare with").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    update = actions.add_parser("update", help="take over the records that the rules compare with")
+    _add_rules(update)
+    update.set_defaults(run="baseline_update")
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("rules", metavar="RULES", help="a TOML file, or the name of rules that are shipped")
+    parser.add_argument("--results", type=_path, default=Path("results"), metavar="DIR", help="(%(default)s)")
 
 
 def _add_tables(commands: Any) -> None:
@@ -257,7 +470,7 @@ def _add_tables(commands: Any) -> None:
     tables.add_argument("--format", choices=("terminal", "md", "csv", "json"), default="terminal")
     tables.add_argument(
         "--stage",
-        choices=("decode", "preprocess", "infer", "head", "infer_head", "total"),
+        choices=("decode", "preprocess", "infer", "h2d", "compute", "d2h", "head", "infer_head", "total"),
         default="total",
         help="whose latency (%(default)s)",
     )
@@ -280,6 +493,15 @@ def _add_backends(commands: Any) -> None:
     backends = commands.add_parser("backends", help="which backends can run here; which cannot, and why")
     backends.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     backends.set_defaults(run="backends")
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor", help="walk what a backend needs, down to a model that runs; say what is missing"
+    )
+    doctor.add_argument("--backend", required=True, metavar="NAME", help="see: python -m harness backends")
+    doctor.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    doctor.set_defaults(run="doctor")
 
 
 def _add_data(commands: Any) -> None:
@@ -321,6 +543,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def _gears(text: str) -> tuple[int, ...]:
+    gears = sorted({_positive(item) for item in text.split(",")})
+    if len(gears) < 2 or len(gears) != len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not two or more different batch sizes, 1,4,8")
+    return tuple(gears)
 
 
 def _grey(text: str) -> int:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from harness.job import Job
     from harness.parity import ParityReport
     from harness.record import Record
+    from harness.suite import Plan
 
+REPLAY = "replay"
 SUITE_SETTINGS = ("out", "batch_size", "threads", "warmup", "timeout", "force")
 _EXIT = {"passed": 0, "failed": 1, "not measured": 3}
 
@@ -32,6 +35,8 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.suite is not None:
         return _bench_suite(options)
+    if REPLAY in (options.backend or ()) or options.outputs is not None:
+        return _replay(options)
     if options.weights is not None:
         raise UsageError("bench --weights needs --suite NAME, whose detectors it fits")
     say = _say_on_stderr if options.json else print
@@ -48,9 +53,10 @@ def _bench(options: argparse.Namespace) -> int:
             **settings,
         )
         return _measure(request, options)
-    if options.data is not None or options.category is not None or options.variant is not None:
+    given = (options.data, options.category, options.variant, options.inputs)
+    if any(value is not None for value in given):
         raise UsageError(
-            "bench --data, --category and --variant need --artifact: fit and export first (python -m harness fit --help), "
+            "bench --data, --category, --variant and --inputs need --artifact: fit and export first (python -m harness fit --help), "
             "or name a --suite, which does both; a bare bench runs on built-in synthetic data"
         )
     say(quickstart.WELCOME)
@@ -64,6 +70,11 @@ def _bench(options: argparse.Namespace) -> int:
 def _bench_suite(options: argparse.Namespace) -> int:
     from harness import suites
 
+    for name in ("save_outputs", "inputs"):
+        if getattr(options, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} needs --artifact: a suite measures as it was published"
+            )
     for name in ("artifact", "variant", "mask_threshold", "mask_resize"):
         if getattr(options, name) is not None:
             raise UsageError(
@@ -92,10 +103,102 @@ def _bench_suite(options: argparse.Namespace) -> int:
     return _conclude(outcome.records, plan.backends, options, failures=outcome.failures)
 
 
+def _replay(options: argparse.Namespace) -> int:
+    from harness import replaying
+
+    if options.backend != [REPLAY] or options.outputs is None or options.artifact is None:
+        raise UsageError(
+            "replay stands alone: bench --backend replay --outputs RESULTS --artifact DIR; "
+            "RESULTS comes from bench --save-outputs, or from score"
+        )
+    for name in ("data", "inputs", "save_outputs", "suite", "weights", "mask_threshold", "mask_resize"):
+        if getattr(options, name) not in (None, False):
+            raise UsageError(
+                f"--{name.replace('_', '-')}: a replay takes everything from the record it plays"
+            )
+    jobs = replaying.jobs(
+        replaying.ReplayRequest(
+            artifacts=tuple(options.artifact),
+            results=options.outputs,
+            categories=_wanted(options, ()),
+            out=options.out,
+            variant=options.variant,
+            threads=options.threads,
+        )
+    )
+    return _run_jobs(jobs, options)
+
+
+def _score(options: argparse.Namespace) -> int:
+    from harness import host, scoring
+
+    request = scoring.ScoreRequest(
+        artifacts=options.artifact,
+        data=options.data,
+        categories=_wanted(options, ()),
+        inputs=options.inputs,
+        outputs=options.outputs,
+        program=options.program,
+        out=options.out,
+        threads=options.threads or host.usable_cores(),
+        label=options.label,
+        output_dtype=options.output_dtype,
+        mask_threshold=127 if options.mask_threshold is None else options.mask_threshold,
+        mask_resize=options.mask_resize or "nearest",
+    )
+    return _run_jobs(scoring.jobs(request), options)
+
+
+def _inputs(options: argparse.Namespace) -> int:
+    from harness import artifact, batches, datasets, registry, storage
+
+    found = artifact.find(options.artifact, _wanted(options, ()))
+    alone = len(found) == 1 and found[0].path == options.artifact
+    with storage.new_folder(options.to) as folder:
+        for item in found:
+            known = {variant.id: variant for variant in item.manifest.variants}
+            wanted = options.variant or next(iter(known), "")
+            if wanted not in known:
+                raise UsageError(registry.unknown(f"variant of {item.path}", wanted, known))
+            category = datasets.load_category(options.data, item.manifest.category)
+            index = batches.write(
+                item,
+                known[wanted],
+                category,
+                folder if alone else folder / category.name,
+                batch_size=options.batch_size,
+                format_=options.format,
+            )
+            print(
+                f"{category.name}: {len(index.images)} images in {len(index.batches)} batches for {wanted}, "
+                f"input {index.input.name!r} {index.input.dtype} {index.layout}"
+            )
+    print(f"{options.to}: written whole; docs/files.md says how outputs must be named")
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from harness import packing
+
+    names = packing.pack(options.results, options.to, only=options.only)
+    print(f"{options.to}: {len(names)} files, {sum('/' not in name for name in names)} of them records")
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from harness import packing
+
+    names = packing.merge(options.file, options.into, force=options.force)
+    print(
+        f"{options.into}: {len(names)} files added, {sum('/' not in name for name in names)} of them records"
+    )
+    return 0
+
+
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     from harness import host
 
-    names = ("out", "variant", "batch_size", "warmup", "timeout", "force")
+    names = ("out", "variant", "batch_size", "warmup", "timeout", "force", "save_outputs", "inputs")
     settings = {name: getattr(options, name) for name in names}
     return settings | {
         "threads": options.threads or host.usable_cores(),
@@ -111,17 +214,31 @@ def _say_on_stderr(line: str) -> None:
 def _measure(request: Any, options: argparse.Namespace) -> int:
     from harness import suite
 
-    plan = suite.plan(request)
+    return _run(suite.plan(request), options, request.backends)
+
+
+def _run_jobs(jobs: Sequence[Job], options: argparse.Namespace) -> int:
+    from harness import suite
+
+    suite.require_cores(max(job.case.threads for job in jobs))
+    plan = suite.planned(jobs, options.out, force=options.force)
+    return _run(plan, options, [job.case.backend for job in jobs])
+
+
+def _run(plan: Plan, options: argparse.Namespace, backends: Sequence[str]) -> int:
+    from harness import suite
+
     if plan.finished and not options.json:
         print(
             f"{len(plan.finished)} of {len(plan.finished) + len(plan.jobs)} cases were measured before (--force again)"
         )
     try:
-        records = suite.run(plan, timeout=request.timeout, report=_say_case if not options.json else _quiet)
+        records = suite.run(plan, timeout=options.timeout, report=_say_case if not options.json else _quiet)
     except suite.Interrupted as stop:
         print(stop, file=sys.stderr)
         return 130
-    return _conclude(records, request.backends, options)
+    in_order = sorted(records, key=lambda item: backends.index(item.case.backend))
+    return _conclude(records, list(dict.fromkeys(item.case.runner for item in in_order)), options)
 
 
 def _conclude(
@@ -159,7 +276,7 @@ def _worst(*codes: int) -> int:
 def _say_case(record: Record) -> None:
     case = record.case
     outcome = "measured" if record.status == "measured" else f"{record.status}: {record.reason}"
-    print(f"{case.backend} {case.category}: {outcome}", file=sys.stderr, flush=True)
+    print(f"{case.runner} {case.category}: {outcome}", file=sys.stderr, flush=True)
 
 
 def _quiet(record: Record) -> None:
@@ -200,26 +317,22 @@ def _describe_settings(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from harness import artifact
+    from harness import exporting
 
-    for found in artifact.find(options.artifact, ()):
-        for name in dict.fromkeys(options.format):
-            variant = artifact.export(found, name, head_in_graph=options.head_in_graph)
-            worst = max(variant.agreement.values())
-            print(
-                f"{found.path / variant.model}: agrees with the MindSpore cell to {worst:.1e} (batch 1 and 3)"
-            )
-    return 0
+    return exporting.export(options)
 
 
 def _parity(options: argparse.Namespace) -> int:
     from harness import parity
 
     report = parity.parity(options.results, reference=options.reference)
-    if options.json:
-        print(json.dumps(report.to_json(), allow_nan=False))
-    else:
-        print("\n".join(parity.lines(report)))
+    document, lines = report.to_json(), parity.lines(report)
+    if options.blame:
+        from harness.blame import running
+
+        blamed, told, _ = running.parity(options, report)
+        document, lines = document | blamed, [*lines[:-1], *told, lines[-1]]
+    print(json.dumps(document, allow_nan=False) if options.json else "\n".join(lines))
     if options.report is not None:  # after the verdict, which no full disk may swallow
         from harness import pictures
 
@@ -227,6 +340,22 @@ def _parity(options: argparse.Namespace) -> int:
         written = pictures.write_report(options.results, report, options.report)
         print(f"{len(written)} pictures in {options.report}", file=sys.stderr)
     return _EXIT[report.verdict]
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from harness import gates
+
+    report = gates.gate(gates.find(options.rules), options.results)
+    print(json.dumps(report.to_json(), allow_nan=False) if options.json else "\n".join(gates.lines(report)))
+    return _EXIT[report.verdict]
+
+
+def _baseline_update(options: argparse.Namespace) -> int:
+    from harness import gates
+
+    changes = gates.update(gates.find(options.rules), options.results)
+    print("\n".join(changes) or "the baseline is as it was")
+    return 0
 
 
 def _tables(options: argparse.Namespace) -> int:
@@ -275,6 +404,22 @@ def _backends(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from harness import worker
+
+    checks = []
+    for check in worker.examine(options.backend):
+        checks.append(check)
+        if not options.json:
+            print(check.line(), flush=True)
+    passed = bool(checks) and all(check.passed for check in checks)
+    if options.json:
+        print(json.dumps({"passed": passed, "checks": [msgspec.to_builtins(check) for check in checks]}))
+    return 0 if passed else 3
+
+
 def _synth(options: argparse.Namespace) -> int:
     from harness.datasets import synthetic
 
@@ -312,14 +457,30 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _blame(options: argparse.Namespace) -> int:
+    from harness.blame import running
+
+    document, lines, code = getattr(running, options.how)(options)
+    print(json.dumps(document, allow_nan=False) if options.json else "\n".join(lines))
+    return int(code)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "bench": _bench,
     "fit": _fit,
     "settings": _describe_settings,
     "export": _export,
+    "inputs": _inputs,
+    "score": _score,
+    "pack": _pack,
+    "merge": _merge,
     "parity": _parity,
+    "blame": _blame,
+    "gate": _gate,
+    "baseline_update": _baseline_update,
     "tables": _tables,
     "backends": _backends,
+    "doctor": _doctor,
     "synth": _synth,
     "check": _check,
     "convert": _convert,
