@@ -1,0 +1,17 @@
+"""Blame: where two backends part. Here from evidence alone; node by node in `exporters.blame`, which needs onnx."""
+
+from harness.blame.frames import Explanation, explain
+from harness.blame.stages import Stage, StageBlame, blame
+from harness.blame.tensors import FLOAT16, FLOAT32, relative_difference, tolerance_of
+
+__all__ = [
+    "FLOAT16",
+    "FLOAT32",
+    "Explanation",
+    "Stage",
+    "StageBlame",
+    "blame",
+    "explain",
+    "relative_difference",
+    "tolerance_of",
+]

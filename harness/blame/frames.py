@@ -1,0 +1,179 @@
+"""What was done to a picture on its way into the network, told from the picture as it should be and as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from harness.types import AnyArray, UInt8
+
+EXACT = 1e-3
+"""Largest share of a channel's spread that an explanation may leave over, as a root mean square."""
+_NEAR = 0.5
+"""The same for pictures that are at least alike."""
+_ZOOMS = (*np.arange(1.04, 2.01, 0.02),)
+_FULL = 255.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """In which stage of preprocessing two inputs part, and how."""
+
+    stage: Literal["frame", "input"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """`other[c] = scale[c] · picture[order[c]] + offset[c]`, as near as it gets."""
+
+    stage: Literal["frame", "input"]
+    label: str
+    """What was rearranged; empty where nothing was."""
+    scale: AnyArray
+    offset: AnyArray
+    left: float
+    """Share of the spread that is left over, of the worst channel."""
+
+
+def explain(frame: UInt8, other: AnyArray) -> Explanation | None:
+    """Why `other` is not what `frame` should have become; `None` where that cannot be told.
+
+    Args:
+        frame: (H, W, C), as the network should see it, before scaling.
+        other: (C, H, W) the network's input made from the same image, normalised in any way; or another frame in that
+            layout.
+    """
+    picture = frame.transpose(2, 0, 1).astype(np.float64)
+    given = other.astype(np.float64)
+    if given.ndim != 3 or not np.isfinite(given).all():
+        return None
+    fits = [
+        _fit(picture, planes, stage, " and ".join(filter(None, (label, swapped))), order)
+        for stage, label, planes in _arranged(given, picture.shape)
+        for order, swapped in _orders(len(picture))
+    ]
+    if not fits:
+        return Explanation(stage="frame", text=f"its shape is {given.shape}, the reference's {picture.shape}")
+    exact = next((fit for fit in fits if fit.left <= EXACT), None)
+    if exact is not None:
+        return Explanation(
+            stage=exact.stage if exact.label else "input", text=exact.label or _normalisation(exact)
+        )
+    zoom = _zoom(picture, given)
+    if zoom is not None:
+        return Explanation(stage="frame", text=zoom)
+    plain = fits[0]
+    if plain.label or plain.left >= _NEAR:
+        return None
+    return Explanation(stage="frame", text=_resampled(picture, given, plain))
+
+
+def _arranged(
+    given: AnyArray, shape: tuple[int, ...]
+) -> Iterator[tuple[Literal["frame", "input"], str, AnyArray]]:
+    """`given` with one rearrangement undone each, the plain one first; those of the picture's shape alone."""
+    channels, height, width = shape
+    for label, planes in (
+        ("", given),
+        ("height and width are transposed", given.transpose(0, 2, 1)),
+        ("it is mirrored left to right", given[:, :, ::-1]),
+        ("it is upside down", given[:, ::-1]),
+    ):
+        if planes.shape == shape:
+            yield "frame", label, planes
+    if given.size == channels * height * width:
+        read = given.reshape(height, width, channels).transpose(2, 0, 1)
+        yield "input", "channels-last values (NHWC) lie where channels-first (NCHW) belong", read
+
+
+def _orders(channels: int) -> tuple[tuple[list[int], str], ...]:
+    straight = (list(range(channels)), "")
+    swapped = (list(range(channels))[::-1], "the channels are in reverse order (BGR for RGB)")
+    return (straight, swapped) if channels > 1 else (straight,)
+
+
+def _fit(
+    picture: AnyArray, planes: AnyArray, stage: Literal["frame", "input"], label: str, order: list[int]
+) -> _Fit:
+    """Least squares, channel by channel."""
+    scales, offsets, left = [], [], []
+    for plane, source in zip(planes, picture[order], strict=True):
+        centred = source - source.mean()
+        variance = float((centred**2).mean())
+        scale = float((centred * (plane - plane.mean())).mean()) / variance if variance else 0.0
+        offset = float(plane.mean() - scale * source.mean())
+        spread = float(plane.std())
+        rest = float(np.sqrt(((plane - scale * source - offset) ** 2).mean()))
+        scales.append(scale)
+        offsets.append(offset)
+        left.append(rest / spread if spread else 0.0)
+    return _Fit(stage=stage, label=label, scale=np.array(scales), offset=np.array(offsets), left=max(left))
+
+
+def _normalisation(fit: _Fit) -> str:
+    """Mean and standard deviation of pixels from 0 to 1 that would give the fitted line."""
+    if not (fit.scale > 0).all():
+        return "it does not grow with the pixels' values"
+    std = 1 / (fit.scale * _FULL)
+    mean = -fit.offset * std
+    if (std < 0.02).all():
+        raw = f"mean {_numbers(mean * _FULL)} and std {_numbers(std * _FULL)} of pixels from 0 to 255"
+        return (
+            f"the pictures agree, it is normalised otherwise: {raw}, as if the division by 255 were missing"
+        )
+    return (
+        f"the pictures agree, it is normalised otherwise: by mean {_numbers(mean)} and std {_numbers(std)} "
+        "of pixels from 0 to 1"
+    )
+
+
+def _numbers(values: AnyArray) -> str:
+    return " ".join(f"{value:.4g}" for value in values + 0.0)
+
+
+def _zoom(picture: AnyArray, given: AnyArray) -> str | None:
+    """Whether one of the two shows the centre of the other."""
+    if picture.shape != given.shape:
+        return None
+    one, two = picture.mean(axis=0), given.mean(axis=0)
+    wider = {factor: _correlation(_centre(two, factor), one) for factor in _ZOOMS}
+    narrower = {factor: _correlation(_centre(one, factor), two) for factor in _ZOOMS}
+    plain = _correlation(one, two)
+    for found, text in (
+        (wider, "it shows more of the image, as if the crop were missing"),
+        (narrower, "it shows less of the image, as if it were cropped without resizing first"),
+    ):
+        factor = max(found, key=lambda item: found[item])
+        if found[factor] > 0.9 and 1 - found[factor] < (1 - plain) / 2:
+            return f"{text} (about {factor:.2f} times)"
+    return None
+
+
+def _centre(plane: AnyArray, factor: float) -> AnyArray:
+    height, width = (max(2, round(side / factor)) for side in plane.shape)
+    top, left = (plane.shape[0] - height) // 2, (plane.shape[1] - width) // 2
+    part = np.ascontiguousarray(plane[top : top + height, left : left + width])
+    enlarged: AnyArray = cv2.resize(part, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return enlarged
+
+
+def _correlation(one: AnyArray, two: AnyArray) -> float:
+    a, b = one - one.mean(), two - two.mean()
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / scale if scale else 0.0
+
+
+def _resampled(picture: AnyArray, given: AnyArray, fit: _Fit) -> str:
+    if not fit.scale.all():
+        return "the pictures differ"
+    scale, offset = fit.scale[:, None, None], fit.offset[:, None, None]
+    apart = np.abs((given - offset) / scale - picture)
+    return (
+        f"the pictures are alike and differ by {apart.mean():.2g} grey values on average, {apart.max():.3g} at most, "
+        f"on {np.mean(apart >= 0.5):.0%} of the values: another interpolation, or another decoder"
+    )

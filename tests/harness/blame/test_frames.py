@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from harness.blame import explain
+from harness.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from harness.types import AnyArray, UInt8
+
+
+def picture(side: int = 48, seed: int = 0) -> UInt8:
+    """Smooth colours with fine grain, other in every channel."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(30, 220, (6, 6, 3), np.uint8)
+    smooth = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float64)
+    return np.asarray((smooth + rng.normal(0, 4, smooth.shape)).clip(0, 255).round(), np.uint8)
+
+
+FRAME = picture()
+PLANES = FRAME.transpose(2, 0, 1).astype(np.float64)
+
+
+def normalised(
+    planes: AnyArray, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> AnyArray:
+    centre, spread = (np.array(values)[:, None, None] for values in (mean, std))
+    return np.asarray((planes / 255 - centre) / spread, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("other", "stage", "text"),
+    [
+        (normalised(PLANES[::-1]), "frame", "BGR for RGB"),
+        (normalised(PLANES.transpose(0, 2, 1)), "frame", "height and width are transposed"),
+        (normalised(PLANES[:, :, ::-1]), "frame", "mirrored"),
+        (normalised(PLANES[:, ::-1]), "frame", "upside down"),
+        (normalised(PLANES[::-1].transpose(0, 2, 1)), "frame", "transposed and the channels are in reverse"),
+        (normalised(PLANES).transpose(1, 2, 0).reshape(PLANES.shape), "input", "channels-last"),
+        (
+            normalised(PLANES, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+            "input",
+            "by mean 0.5 0.5 0.5 and std 0.25",
+        ),
+        (normalised(PLANES * 255), "input", "division by 255 were missing"),
+        (-normalised(PLANES), "input", "does not grow"),
+        (normalised(PLANES)[:, :-1], "frame", "its shape is (3, 47, 48)"),
+    ],
+    ids=str,
+)
+def test_what_was_done_to_an_input_is_told(other: AnyArray, stage: str, text: str) -> None:
+    told = explain(FRAME, other)
+    assert told is not None
+    assert (told.stage, text in told.text) == (stage, True), told
+
+
+def test_the_mean_and_std_of_the_other_normalisation_are_measured() -> None:
+    told = explain(FRAME, normalised(PLANES, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    assert told is not None
+    assert "by mean 0.1 0.2 0.3 and std 0.4 0.5 0.6 of pixels from 0 to 1" in told.text
+
+
+def test_another_interpolation_differs_a_little_in_many_places() -> None:
+    large = picture(150)
+    area, linear = (
+        cv2.resize(large, (48, 48), interpolation=flag) for flag in (cv2.INTER_AREA, cv2.INTER_LINEAR)
+    )
+    told = explain(np.asarray(area, np.uint8), linear.transpose(2, 0, 1))
+    assert told is not None
+    assert told.stage == "frame"
+    assert "another interpolation" in told.text
+    mean = float(told.text.split("differ by ")[1].split(" ")[0])
+    assert mean == pytest.approx(np.abs(linear.astype(float) - area).mean(), rel=0.2)
+
+
+@pytest.mark.parametrize(("step", "text"), [(1, "more of the image"), (-1, "less of the image")])
+def test_a_missing_crop_and_a_crop_without_resize_are_told_with_their_factor(step: int, text: str) -> None:
+    large = picture(160)
+    whole = cv2.resize(large, (48, 48), interpolation=cv2.INTER_AREA)
+    centre = cv2.resize(large[20:140, 20:140], (48, 48), interpolation=cv2.INTER_AREA)
+    frame, other = (centre, whole)[::step]
+    told = explain(np.asarray(frame, np.uint8), normalised(other.transpose(2, 0, 1).astype(float)))
+    assert told is not None
+    assert (told.stage, text in told.text) == ("frame", True)
+    factor = float(told.text.split("about ")[1].split(" ")[0])
+    assert factor == pytest.approx(160 / 120, abs=0.05)
+
+
+def test_a_grey_picture_has_no_channel_order() -> None:
+    told = explain(FRAME[:, :, :1], normalised(PLANES[:1], (0.5,), (0.5,)))
+    assert told is not None
+    assert told.stage == "input"
+
+
+@pytest.mark.parametrize(
+    "other", [np.random.default_rng(1).normal(size=PLANES.shape), np.full(PLANES.shape, np.nan)]
+)
+def test_what_is_not_alike_is_not_explained(other: AnyArray) -> None:
+    assert explain(FRAME, other) is None
+
+
+def test_a_constant_input_is_not_called_a_normalisation() -> None:
+    told = explain(FRAME, np.zeros(PLANES.shape))
+    assert told is None or "normalised" not in told.text
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_another_picture_is_not_taken_for_a_part_of_this_one(seed: int) -> None:
+    told = explain(FRAME, normalised(picture(seed=seed).transpose(2, 0, 1).astype(float)))
+    assert told is None

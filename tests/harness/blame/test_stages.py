@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from harness import artifact, batches, blame, datasets, outputs, parity, record, storage, suite
+from harness.artifact import TensorSpec, Variant
+from harness.blame import net
+from harness.cli import main
+from harness.errors import RecordError
+from harness.record import Record, StoredOutputs
+from harness.types import AnyArray
+from tests.conftest import Tiny
+from tests.harness.records import Outputs, Results, frames
+from tests.harness.records import outputs as plain
+
+VARIANT = Variant(
+    id="onnx-fp32",
+    format="onnx",
+    precision="fp32",
+    input=TensorSpec(name="image", dtype="float32", shape=(None, 3, 6, 6)),
+    input_stage="layout",
+    outputs=(),
+    files={"model.onnx": "e" * 64},
+    agreement={},
+)
+
+
+def blamed(results: Results, inputs: Path | None = None) -> blame.StageBlame:
+    report = parity.parity(results.folder, reference="reference")
+    (told,) = blame.blame(results.folder, report, inputs=inputs)
+    return told
+
+
+def staged(made: Record, results: Results, stages: Callable[[int], dict[str, str]], *images: int) -> None:
+    """Rewrite the stages of these images, of all when none is named."""
+    changed = tuple(
+        msgspec.structs.replace(image, stages=image.stages | stages(index))
+        if not images or index in images
+        else image
+        for index, image in enumerate(made.images)
+    )
+    record.write(results.folder, msgspec.structs.replace(made, images=changed))
+
+
+def stored(made: Record, results: Results, **arrays: AnyArray) -> None:
+    """Keep outputs beside the record, one row per image."""
+    name = record.outputs_name(made.case, made.inputs_sha256)
+    path = results.folder / name
+    with path.open("wb") as file:
+        writer = outputs.Writer(file, [1] * len(made.images))
+        writer.add(arrays, None)
+        writer.finish()
+    kept = StoredOutputs(file=name, sha256=storage.sha256_of_file(path), variant=VARIANT)
+    record.write(results.folder, msgspec.structs.replace(made, outputs=kept))
+
+
+def moved(given: Outputs, by: float = 0.5) -> Outputs:
+    return dataclasses.replace(given, maps=given.maps + np.float32(by))
+
+
+def raw() -> AnyArray:
+    return np.random.default_rng(3).normal(size=(8, 5)).astype(np.float32)
+
+
+def test_pairs_that_passed_are_not_blamed(results: Results) -> None:
+    results.add("reference", plain())
+    results.add("other", plain())
+    report = parity.parity(results.folder, reference="reference")
+    assert blame.blame(results.folder, report) == ()
+
+
+def test_records_that_were_not_compared_are_blamed_on_no_stage(results: Results) -> None:
+    results.add("reference", plain())
+    results.add("other", plain(), detector_sha256="9" * 64)
+    told = blamed(results)
+    assert told.stage is None
+    assert "different detectors" in told.found[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "stage"),
+    [(("decode", "frame", "input"), "decode"), (("frame", "input"), "frame"), (("input",), "input")],
+)
+def test_the_first_stage_whose_digest_differs_is_blamed(
+    results: Results, changed: tuple[str, ...], stage: str
+) -> None:
+    results.add("reference", plain())
+    made = results.add("other", moved(plain()))
+    staged(made, results, lambda _: dict.fromkeys(changed, "0" * 64), 2, 5)
+    told = blamed(results)
+    assert (told.stage, told.image) == (stage, made.images[2].name)
+    assert f"{stage} differs first for 2 of 8 images" in told.found[0]
+
+
+def test_a_frame_that_differs_without_reaching_the_input_is_not_blamed(results: Results) -> None:
+    results.add("reference", plain())
+    made = results.add("other", moved(plain()))
+    staged(made, results, lambda _: {"frame": "0" * 64})
+    assert blamed(results).stage is None  # maps differ, and no outputs are stored
+    assert "the outputs of reference and other are not stored" in blamed(results).found[1]
+
+
+def test_frames_in_the_evidence_tell_what_was_done_to_the_picture(results: Results) -> None:
+    given = plain(side=16)
+    pictures = np.random.default_rng(0).integers(0, 255, (8, 16, 16, 3), np.uint8)
+    for name, shown, word in (("reference", pictures, "r"), ("other", pictures[..., ::-1], "o")):
+        made = results.add(name, given if word == "r" else moved(given))
+        arrays = record.read_evidence(results.folder, made)
+        assert arrays is not None
+        arrays = dataclasses.replace(arrays, frames=np.ascontiguousarray(shown))
+        evidence = record.write_evidence(results.folder, made.case, made.inputs_sha256, arrays)
+        made = msgspec.structs.replace(made, evidence=evidence)
+        digests = [storage.sha256_of_array(np.ascontiguousarray(frame)) for frame in shown]
+        staged(made, results, lambda index, d=digests, w=word: {"frame": d[index], "input": w})  # type: ignore[misc]
+    told = blamed(results)
+    assert told.stage == "frame"
+    assert told.found[-1] == "the channels are in reverse order (BGR for RGB)"
+
+
+def test_frames_that_are_not_those_of_the_digest_are_not_looked_at(results: Results) -> None:
+    results.add("reference", plain())
+    made = results.add("other", moved(plain()))
+    staged(made, results, lambda _: {"frame": "0" * 64, "input": "1" * 64})
+    assert "cannot be told" in blamed(results).found[-1]
+    assert frames(plain()).shape == (8, 6, 6, 3)
+
+
+def test_outputs_beyond_tolerance_are_blamed_with_name_image_and_amount(results: Results) -> None:
+    other = raw()
+    other[4] *= 1.5
+    stored(results.add("reference", plain()), results, left=raw(), right=raw())
+    made = results.add("other", moved(plain()))
+    stored(made, results, left=raw(), right=other)
+    told = blamed(results)
+    assert (told.stage, told.image) == ("outputs", made.images[4].name)
+    assert [line.split(" of its")[0] for line in told.found[1:]] == ["output right differs by 0.5"]
+
+
+def test_swapped_outputs_are_recognised(results: Results) -> None:
+    stored(results.add("reference", plain()), results, left=raw(), right=raw() * 2)
+    stored(results.add("other", moved(plain())), results, left=raw() * 2, right=raw())
+    told = blamed(results)
+    assert told.stage == "outputs"
+    assert {line for line in told.found if "calls" in line} == {
+        "left is what the reference calls right: outputs have changed names or places",
+        "right is what the reference calls left: outputs have changed names or places",
+    }
+
+
+def test_the_outputs_of_another_image_are_recognised(results: Results) -> None:
+    stale = raw()
+    stale[3] = stale[2]
+    made = results.add("reference", plain())
+    stored(made, results, left=raw())
+    stored(results.add("other", moved(plain())), results, left=stale)
+    told = blamed(results)
+    names = [image.name for image in made.images]
+    assert (
+        told.found[-1]
+        == f"the outputs of {names[3]} are the reference's of {names[2]}: a stale buffer, or another order"
+    )
+
+
+def test_an_output_is_held_to_the_tolerance_it_was_given(results: Results) -> None:
+    one = results.add("reference", plain())
+    two = results.add("other", moved(plain()))
+    readers = []
+    for made, factor in ((one, 1.0), (two, 1.01)):
+        stored(made, results, left=raw(), right=raw() * np.float32(factor))
+        kept = record.read(record.path_of(results.folder, made)).outputs
+        assert kept is not None
+        readers.append(outputs.Reader(results.folder / kept.file, kept.sha256))
+    names = [image.name for image in one.images]
+    for allowed, differ in ((0.02, False), (0.005, True)):
+        tolerances = parity.Tolerances(outputs={"right": allowed})
+        assert net.compare(readers[0], readers[1], names, tolerances).differ == differ
+
+
+def test_outputs_of_other_names_are_blamed(results: Results) -> None:
+    stored(results.add("reference", plain()), results, left=raw())
+    stored(results.add("other", moved(plain())), results, right=raw())
+    assert (blamed(results).stage, blamed(results).found) == (
+        "outputs",
+        ("the inputs of the network are equal", "the outputs are left and right"),
+    )
+
+
+@pytest.mark.parametrize(("factor", "how"), [(1.0, "equal bit for bit"), (1 + 5e-5, "within tolerance")])
+def test_the_head_is_blamed_where_its_inputs_agree_and_its_maps_do_not(
+    results: Results, factor: float, how: str
+) -> None:
+    stored(results.add("reference", plain()), results, left=raw())
+    stored(results.add("other", moved(plain())), results, left=raw() * np.float32(factor))
+    told = blamed(results)
+    assert told.stage == "head"
+    assert how in told.found[1]
+    assert told.found[2].startswith("the maps made of these outputs differ")
+
+
+def test_scores_that_differ_over_equal_maps_are_the_heads(results: Results) -> None:
+    given = plain()
+    stored(results.add("reference", given), results, left=raw())
+    stored(results.add("other", dataclasses.replace(given, scores=given.scores + 0.1)), results, left=raw())
+    told = blamed(results)
+    assert told.stage == "head"
+    assert "the scores made of these outputs differ; the maps are near enough" in told.found[2]
+
+
+def test_other_ground_truth_is_blamed_on_the_metrics(results: Results) -> None:
+    given = plain()
+    masks = given.masks.copy()
+    masks[5, 0, 0] = True
+    results.add("reference", given)
+    results.add("other", dataclasses.replace(given, masks=masks))
+    told = blamed(results)
+    assert told.stage == "metrics"
+    assert "ground truth" in told.found[-1]
+
+
+def test_what_was_not_measured_is_not_blamed(results: Results) -> None:
+    for name in ("reference", "other"):
+        made = results.add(name, plain())
+    (results.folder / str(made.evidence and made.evidence.file)).unlink()
+    told = blamed(results)
+    assert told.stage is None
+    assert "nothing that was measured differs; not measured: maps" in told.found[-1]
+
+
+# From end to end, with the tiny detector.
+
+Foreign = Callable[..., Path]
+
+
+@pytest.fixture
+def foreign(tiny: Tiny, tmp_path: Path) -> Foreign:
+    """Bench the tiny detector, and again on inputs that another preprocessor made; gives that folder of inputs."""
+
+    def make(spoil: Callable[[AnyArray], AnyArray], batch_size: int = 1) -> Path:
+        out, folder = tmp_path / "results", tmp_path / "in"
+        suite.run(suite.plan(tiny.request(out)), timeout=60, report=lambda _: None)
+        found = suite.plan(tiny.request(out)).finished[0]
+        opened = artifact.read(tiny.artifact)
+        category = datasets.load_category(tiny.data, found.case.category)
+        index = batches.write(
+            opened, opened.manifest.variants[0], category, folder, batch_size=batch_size, format_="npy"
+        )
+        changed = []
+        for batch in index.batches:
+            path = folder / batch.file
+            np.save(path, np.ascontiguousarray(spoil(np.load(path))))
+            changed.append(msgspec.structs.replace(batch, sha256=storage.sha256_of_file(path)))
+        images = tuple(msgspec.structs.replace(image, stages={}) for image in index.images)
+        index = msgspec.structs.replace(index, batches=tuple(changed), images=images)
+        storage.write_json(folder / batches.INDEX, msgspec.to_builtins(index))
+        suite.run(suite.plan(tiny.request(out, inputs=folder)), timeout=60, report=lambda _: None)
+        return folder
+
+    return make
+
+
+def swapped(rows: AnyArray) -> AnyArray:
+    """BGR for RGB before the normalisation."""
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (MEAN, STD))
+    return np.asarray((rows * std + mean)[:, ::-1] - mean, np.float32) / std
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "stage", "text"),
+    [
+        (swapped, "frame", "BGR for RGB"),
+        (lambda rows: rows.transpose(0, 1, 3, 2), "frame", "height and width are transposed"),
+        (lambda rows: rows * np.float32(0.5), "input", "by mean 0.485 0.456 0.406 and std 0.458 0.448 0.45"),
+    ],
+)
+def test_what_another_preprocessor_did_is_told_from_the_inputs_it_wrote(
+    foreign: Foreign,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[AnyArray], AnyArray],
+    stage: str,
+    text: str,
+) -> None:
+    folder = foreign(spoil)
+    out = folder.parent / "results"
+    arguments = ["parity", "--reference", "onnxruntime-cpu", "--results", str(out), "--blame"]
+    assert main(arguments) == 1
+    assert "inputs of onnxruntime-cpu (inputs " in capsys.readouterr().out
+    assert main([*arguments, "--inputs", str(folder), "--json"]) == 1
+    (told,) = json.loads(capsys.readouterr().out)["blame"]
+    assert told["stage"] == stage
+    assert text in told["found"][-1]
+
+
+def test_the_image_is_found_within_its_batch(foreign: Foreign) -> None:
+    """Of batches of three images, the second of each is transposed."""
+
+    def second(rows: AnyArray) -> AnyArray:
+        rows[1] = rows[1].transpose(0, 2, 1)
+        return rows
+
+    folder = foreign(second, batch_size=3)
+    report = parity.parity(folder.parent / "results", reference="onnxruntime-cpu")
+    (told,) = blame.blame(folder.parent / "results", report, inputs=folder)
+    assert (told.stage, told.image) == ("frame", "test/good/001.png")
+    assert told.found == (
+        "input differs first for 3 of 8 images, test/good/001.png say",
+        "height and width are transposed",
+    )
+
+
+def test_other_inputs_than_those_of_the_record_are_refused(
+    foreign: Foreign,
+) -> None:
+    folder = foreign(swapped)
+    index = msgspec.structs.replace(batches.read(folder).index, harness="another")
+    storage.write_json(folder / batches.INDEX, msgspec.to_builtins(index))
+    report = parity.parity(folder.parent / "results", reference="onnxruntime-cpu")
+    with pytest.raises(RecordError, match="not the inputs of"):
+        blame.blame(folder.parent / "results", report, inputs=folder)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--inputs", "in"], "--inputs needs --blame"),
+        (["--blame", "--data", "in"], "--artifact and --data together"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    results: Results, capsys: pytest.CaptureFixture[str], option: list[str], said: str
+) -> None:
+    for name in ("reference", "other"):
+        results.add(name, plain())
+    assert main(["parity", "--reference", "reference", "--results", str(results.folder), *option]) == 2
+    assert said in capsys.readouterr().err
