@@ -211,7 +211,7 @@ def _cann(precision_mode_v2: str, precision_mode: str) -> tuple[Mapping[str, str
 
 
 _AS_THE_MODEL = _cann("origin", "must_keep_origin_dtype")
-"""`force_fp32` would not do: it is another name of `cube_fp16in_fp32out`, which rounds to float16 before multiplying."""
+"""`force_fp32` is listed beside `cube_fp16in_fp32out`, whose name says that it rounds before multiplying (not confirmed)."""
 _FLOAT16 = _cann("fp16", "force_fp16")
 
 cpu = OnnxRuntime(provider="CPUExecutionProvider", device="cpu", extra="ort")

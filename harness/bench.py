@@ -222,6 +222,7 @@ def blank(job: Job, started: str) -> Record:
         inputs_sha256=job.inputs_sha256,
         detector_sha256=manifest.detector_sha256,
         model_sha256=job.variant.files[job.variant.model],
+        input_stage=job.variant.input_stage,
         artifact_sha256=job.artifact.sha256,
         weights=manifest.weights,
         thresholds=manifest.thresholds,

@@ -142,6 +142,8 @@ class Record(_Strict, frozen=True, kw_only=True):
     """Digest of case, detector, model file and test data: equal inputs are not run again."""
     detector_sha256: str
     model_sha256: str
+    input_stage: str | None = None
+    """Last preprocessing step done outside the model: `crop` where a chip's AIPP normalises; absent in older records."""
     artifact_sha256: str
     """Digest of the artifact's manifest, which holds the digests of all its files."""
     weights: Weights
