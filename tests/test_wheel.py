@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = [
     *(f"suites/{path.name}" for path in (ROOT / "benchmarks" / "suites").iterdir()),
+    *(f"gates/{path.name}" for path in (ROOT / "benchmarks" / "gates").iterdir()),
     *(f"published/{path.name}" for path in (ROOT / "results" / "published").iterdir()),
 ]
 

@@ -1,0 +1,217 @@
+"""A gate's file, read strictly: every rule says what it must find, and how good that must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from harness import registry, storage
+from harness.errors import UsageError
+
+SUFFIX = ".toml"
+_KNOWN = ("find", "baseline", "rule")
+
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Limit = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+"""Finite: TOML can write `nan` and `inf`, which would pass anything."""
+Level = Annotated[float, msgspec.Meta(ge=0.9, le=0.9999)]
+ImageMetric = Literal["image_auroc", "image_ap", "image_f1_max"]
+PixelMetric = Literal["pixel_auroc", "aupro", "pixel_ap", "pixel_f1_max"]
+DecisionMetric = Literal["pixel_ok", "pixel_nok", "pixel_acc", "pixel_auc_binary"]
+Compared = Literal["image_auroc", "pixel_auroc", "aupro"]
+Size = Literal["peak_memory_bytes", "model_bytes"]
+Timing = Literal["latency_ms", "images_per_second", "load_ms", "first_inference_ms"]
+Value = Literal[ImageMetric, PixelMetric, DecisionMetric, Size, Timing]
+Stage = Literal["decode", "preprocess", "infer", "head", "infer_head", "total", "h2d", "compute", "d2h"]
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Find(_Strict, frozen=True, kw_only=True):
+    """Which records a rule is about: exactly one per category, or nothing is measured."""
+
+    detector: Name
+    backbone: Name
+    dataset: Name
+    categories: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+    backend: Name
+    variant: Name
+    suite: str | None = None
+    """Absent: records of no suite."""
+    source: str | None = None
+    """Absent: records that took nothing from files."""
+    batch_size: int | None = None
+    """Absent: any, but there may be only one."""
+    threads: int | None = None
+    """Absent: any, but there may be only one."""
+    detector_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{12,64}$")] | None = None
+    """The detector's digest, or how it begins; of one category only, each category has its own."""
+
+
+class _Rule(_Strict, frozen=True, kw_only=True):
+    name: Name
+    """What the report calls it; no two rules share one."""
+    allow_simulated: bool = False
+    """Whether a simulated device counts as measured."""
+
+
+class Bound(_Rule, frozen=True, kw_only=True, tag="bound", tag_field="kind"):
+    """An absolute bound on a value: the limit itself is allowed."""
+
+    find: Find
+    value: Value
+    of: Literal["each", "mean"]
+    """`each` category, or their `mean`. Images per second are the inverse of the mean time."""
+    at_least: Limit | None = None
+    at_most: Limit | None = None
+    stage: Stage = "total"
+    """Of latencies and images per second."""
+    statistic: Literal["mean", "p50", "p90", "p95", "p99"] = "mean"
+    """Of `latency_ms`, over the images of a category."""
+
+
+class NonInferior(_Rule, frozen=True, kw_only=True, tag="noninferior", tag_field="kind"):
+    """A metric of each category is not worse than the baseline's by more than a margin."""
+
+    find: Find
+    metric: Compared
+    margin: Annotated[float, msgspec.Meta(gt=0, le=0.5)]
+    """Passed when the lower bound of the difference lies above its negative."""
+    level: Level = 0.95
+    """Of the two-sided interval of the difference."""
+
+
+class Growth(_Rule, frozen=True, kw_only=True, tag="growth", tag_field="kind"):
+    """Memory or model size of each category, as a multiple of the baseline's."""
+
+    find: Find
+    value: Size
+    at_most: Annotated[float, msgspec.Meta(gt=0, le=1e3)]
+
+
+class Reference(_Strict, frozen=True, kw_only=True):
+    """The other side of a parity rule; all else is as in `find`."""
+
+    backend: Name
+    variant: Name
+    source: str | None = None
+
+
+class Parity(_Rule, frozen=True, kw_only=True, tag="parity", tag_field="kind"):
+    """Each category's record agrees with the reference backend's, level by level (`harness.parity`)."""
+
+    find: Find
+    reference: Reference
+    profile: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    """Tolerances (`harness.parity.PROFILES`); absent: those of the loosest precision the records name."""
+    margin: Annotated[float, msgspec.Meta(gt=0, le=0.5)] | None = None
+    """Also show that no metric loses more than this; absent: not asked."""
+
+
+class Latency(_Rule, frozen=True, kw_only=True, tag="latency", tag_field="kind"):
+    """The median time of a benchmark's subject as a multiple of its control's, both measured in turns.
+
+    The limit is `at_most` × (1 + `minimum_effect`): passed when the whole interval lies below it, failed when the whole
+    interval lies above it, else not measured.
+    """
+
+    benchmark: Name
+    """The test's id, `benchmarks/test_ratios.py::test_session`."""
+    subject: Name
+    control: Name
+    at_most: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    minimum_effect: Annotated[float, msgspec.Meta(gt=0, le=10)]
+    """How much more than `at_most` is too little to matter, as a share of it."""
+    of: Literal["control", "baseline"] = "control"
+    """What is a multiple of what: subject of control, or that ratio of the baseline's ratio on the same host."""
+    level: Level = 0.95
+
+
+Rule: TypeAlias = Bound | NonInferior | Growth | Parity | Latency
+
+
+class Rules(_Strict, frozen=True, kw_only=True):
+    """The rules of one file."""
+
+    baseline: Path | None = None
+    """Folder of the baseline; in the file, relative to it."""
+    rule: tuple[Rule, ...] = ()
+
+
+def needs_baseline(rule: Rule) -> bool:
+    """Whether the rule compares with a baseline."""
+    return isinstance(rule, NonInferior | Growth) or (isinstance(rule, Latency) and rule.of == "baseline")
+
+
+def names() -> tuple[str, ...]:
+    """The rules that come with the program."""
+    return tuple(sorted(path.stem for path in storage.shipped("gates").glob(f"*{SUFFIX}")))
+
+
+def find(text: str) -> Path:
+    """The file of the rules called `text`, or at the path `text`.
+
+    Raises:
+        UsageError: no such rules.
+    """
+    path = storage.local_path(text)
+    if path.suffix == SUFFIX:
+        return path
+    if text not in names():
+        raise UsageError(f"{registry.unknown('rules', text, names())}; or give the path of a {SUFFIX} file")
+    return storage.shipped("gates") / f"{text}{SUFFIX}"
+
+
+def read(path: Path) -> Rules:
+    """Read a gate's file; `[find]` at its top holds what all rules share.
+
+    Raises:
+        UsageError: no file, not TOML, an unknown or missing key, a value of the wrong type or out of range; says where.
+    """
+    try:
+        document = msgspec.toml.decode(path.read_bytes())
+        _require_known(document)
+        shared = msgspec.convert(document.pop("find", {}), dict[str, Any])
+        document["rule"] = msgspec.convert(document.get("rule", []), list[dict[str, Any]])
+        for rule in document["rule"]:
+            if rule.get("kind") != "latency":  # a benchmark is found by its name
+                rule["find"] = shared | msgspec.convert(rule.get("find", {}), dict[str, Any])
+        rules = msgspec.convert(document, Rules, dec_hook=lambda _, value: path.parent / value)
+        _check(rules)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, msgspec.MsgspecError, UsageError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    return rules
+
+
+def _require_known(document: Mapping[str, Any]) -> None:
+    for key in document:
+        if key not in _KNOWN:
+            raise UsageError(registry.unknown("key", key, _KNOWN))
+
+
+def _check(rules: Rules) -> None:
+    """Raise `UsageError` for what the types alone do not show."""
+    seen = set[str]()
+    for rule in rules.rule:
+        place = f"rule {rule.name!r}"
+        if rule.name in seen:
+            raise UsageError(f"{place} is there twice: the report could not tell them apart")
+        seen.add(rule.name)
+        if isinstance(rule, Bound) and (rule.at_least is None) == (rule.at_most is None):
+            raise UsageError(f"{place}: give one of at_least and at_most")
+        if needs_baseline(rule) and rules.baseline is None:
+            raise UsageError(f'{place} compares with a baseline: name its folder, baseline = "baseline"')
+        if isinstance(rule, Latency):
+            continue
+        categories = rule.find.categories
+        if len(set(categories)) < len(categories):
+            raise UsageError(f"{place}: find.categories names one twice ({', '.join(categories)})")
+        if rule.find.detector_sha256 is not None and len(categories) > 1:
+            raise UsageError(f"{place}: find.detector_sha256 is of one category, {len(categories)} are named")
