@@ -27,6 +27,7 @@ PRECISION_MODES = (
     *("force_fp16", "force_fp32", "cube_fp16in_fp32out", "allow_fp32_to_fp16", "must_keep_origin_dtype"),
     "allow_mix_precision",
 )
+PROFILES = ("float32", "float16", "bfloat16", "int8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -375,6 +376,22 @@ def _add_parity(commands: Any) -> None:
     parity.add_argument(
         "--report", type=_path, metavar="DIR", help="write pictures of flips and largest differences"
     )
+    parity.add_argument(
+        "--sign", type=_path, metavar="FILE", help="write the page to sign, FILE.html or FILE.md"
+    )
+    parity.add_argument(
+        "--profile", choices=PROFILES, help="tolerances of this precision (the looser of the two sides')"
+    )
+    parity.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        action="append",
+        metavar="OUTPUT=SHARE",
+        help="of one output of the network, a share of its largest value; repeats",
+    )
+    parity.add_argument(
+        "--margin", type=_margin, metavar="LOSS", help="rule out a larger loss of AUROC and AUPRO, 0.01 say"
+    )
     blame = parity.add_argument_group("where they part (docs/blame.md)")
     blame.add_argument("--blame", action="store_true", help="name the stage of every pair that did not pass")
     blame.add_argument("--inputs", type=_path, metavar="DIR", help="batches that a side took from files")
@@ -537,6 +554,27 @@ def _path(text: str) -> Path:
     from harness import storage  # not before there is a path to read: `--help` imports nothing heavy
 
     return storage.local_path(text)
+
+
+def _margin(text: str) -> float:
+    return _share(text, text)
+
+
+def _tolerance(text: str) -> tuple[str, float]:
+    name, _, share = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not OUTPUT=SHARE, embedding=1e-3 say")
+    return name, _share(share, text)
+
+
+def _share(text: str, whole: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:  # anything is within 1
+        raise argparse.ArgumentTypeError(f"{whole!r}: {text!r} is not a number from 0 to below 1")
+    return value
 
 
 def _positive(text: str) -> int:

@@ -325,7 +325,18 @@ def _export(options: argparse.Namespace) -> int:
 def _parity(options: argparse.Namespace) -> int:
     from harness import parity
 
-    report = parity.parity(options.results, reference=options.reference)
+    given = [name for name in ("inputs", "artifact", "data", "to") if getattr(options, name) is not None]
+    if given and not options.blame:
+        raise UsageError(f"parity --{given[0]} needs --blame")
+    outputs = dict(options.tolerance or ())
+    if len(outputs) < len(options.tolerance or ()):
+        raise UsageError("parity --tolerance names an output twice")
+    if options.sign is not None:
+        from harness.parity import page
+
+        page.require_suffix(options.sign)
+    asked = parity.Asked(profile=options.profile, outputs=outputs, margin=options.margin)
+    report = parity.parity(options.results, reference=options.reference, asked=asked)
     document, lines = report.to_json(), parity.lines(report)
     if options.blame:
         from harness.blame import running
@@ -339,6 +350,10 @@ def _parity(options: argparse.Namespace) -> int:
         sys.stdout.flush()
         written = pictures.write_report(options.results, report, options.report)
         print(f"{len(written)} pictures in {options.report}", file=sys.stderr)
+    if options.sign is not None:
+        sys.stdout.flush()
+        page.write(options.results, report, options.sign)
+        print(f"page to sign: {options.sign}", file=sys.stderr)
     return _EXIT[report.verdict]
 
 

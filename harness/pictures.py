@@ -79,12 +79,36 @@ def write_report(folder: Path, report: ParityReport, directory: Path) -> tuple[P
     Raises:
         RecordError: a record or its evidence was altered or removed since `report` was made.
     """
-    return tuple(
-        path for pair in report.pairs if pair.levels for path in _write_pair(folder, pair, directory)
-    )
+    written = []
+    for pair in report.pairs:
+        for picture in of_pair(folder, pair):
+            path = directory / _file_name(pair, picture.image, flipped=picture.flipped)
+            storage.write_bytes(path, picture.png())
+            written.append(path)
+    return tuple(written)
 
 
-def _write_pair(folder: Path, pair: PairReport, directory: Path) -> Iterator[Path]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One image of a pair, ready to be drawn."""
+
+    image: str
+    flipped: bool
+    subject: _Subject
+
+    def png(self) -> bytes:
+        """The picture as a PNG file."""
+        return cv2.imencode(".png", draw(self.subject))[1].tobytes()
+
+
+def of_pair(folder: Path, pair: PairReport) -> Iterator[Picture]:
+    """One picture per image of the largest differences and per flipped image; none without a comparison or evidence.
+
+    Raises:
+        RecordError: a record or its evidence was altered or removed since `pair` was made.
+    """
+    if not pair.levels:
+        return
     one, two = (_read(folder, name) for name in pair.record_files)
     evidence = record.read_evidence(folder, one), record.read_evidence(folder, two)
     if evidence[0] is None or evidence[1] is None:
@@ -105,9 +129,7 @@ def _write_pair(folder: Path, pair: PairReport, directory: Path) -> Iterator[Pat
             mask=evidence[0].masks[index],
             maps=(evidence[0].maps[index], evidence[1].maps[index]),
         )
-        path = directory / _file_name(pair, name, flipped=flips)
-        storage.write_bytes(path, cv2.imencode(".png", draw(subject))[1].tobytes())
-        yield path
+        yield Picture(image=name, flipped=flips, subject=subject)
 
 
 def _read(folder: Path, name: str) -> Record:

@@ -77,6 +77,13 @@ STAGES = {
     "om_dry_run": "exporters.om:dry_run",
     "fp16_report": "exporters.fp16_report:report",
     "play": "backends.replay:play",
+    "blame_side": "exporters.blame.sides:side",
+    "blame_rows": "exporters.blame.rows:rows",
+    "blame_chosen": "exporters.blame.rows:chosen",
+    "blame_nodes": "exporters.blame.nodes:blame",
+    "blame_request": "exporters.blame.prepare:PrepareRequest",
+    "blame_prepare": "exporters.blame.prepare:prepare",
+    "blame_rerun": "exporters.blame.reproducer:rerun",
 }
 OUR_PACKAGES = ("backends", "exporters")
 

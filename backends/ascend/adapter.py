@@ -149,6 +149,4 @@ def family(soc: str) -> str:
 ascend310 = Ascend(family="Ascend310")
 ascend310p = Ascend(family="Ascend310P")
 ascend310b = Ascend(family="Ascend310B")
-ascend310_simulated = Ascend(
-    family="Ascend310", load=simulated_acl, simulated=True
-)
+ascend310_simulated = Ascend(family="Ascend310", load=simulated_acl, simulated=True)

@@ -4,32 +4,39 @@ What cannot be compared is "not measured" with its reason, never passed. Nothing
 devices: records and their evidence are enough.
 """
 
-from harness.parity.pairing import compare, parity
+from harness.parity.pairing import Asked, compare, parity
+from harness.parity.profiles import FLOAT32, PROFILES, Profile, Tolerances
 from harness.parity.report import (
     COMPARED_METRICS,
-    FLOAT32,
     LEVELS,
     Difference,
     Flip,
     LevelReport,
+    MetricChange,
     PairReport,
     ParityReport,
-    Tolerances,
+    TensorDifference,
     Verdict,
     overall,
 )
 from harness.parity.sides import rank_correlation
+from harness.parity.similarity import structural_similarity
 from harness.parity.text import lines
 
 __all__ = [
     "COMPARED_METRICS",
     "FLOAT32",
     "LEVELS",
+    "PROFILES",
+    "Asked",
     "Difference",
     "Flip",
     "LevelReport",
+    "MetricChange",
     "PairReport",
     "ParityReport",
+    "Profile",
+    "TensorDifference",
     "Tolerances",
     "Verdict",
     "compare",
@@ -37,4 +44,5 @@ __all__ = [
     "overall",
     "parity",
     "rank_correlation",
+    "structural_similarity",
 ]

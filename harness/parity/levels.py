@@ -1,4 +1,4 @@
-"""The levels of parity, each judged apart, so that a difference shows where it begins."""
+"""The levels of maps, scores and decisions, each judged apart; inputs, tensors and metrics have modules of their own."""
 
 from __future__ import annotations
 
@@ -7,71 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness import metrics
-from harness.parity.report import COMPARED_METRICS, LARGEST, Difference, Flip, LevelReport, Verdict, overall
+from harness.parity.report import LARGEST, Difference, Flip, LevelReport
 from harness.parity.sides import (
     Float64,
     Sides,
     is_finite,
     map_differences,
-    named,
     number,
     rank_correlation,
     score_differences,
-    scores_of,
+    share,
 )
-from harness.record import EvidenceArrays, Record
+from harness.parity.similarity import structural_similarity
 from harness.types import Bool
-
-_STAGES = ("decode", "frame", "input")
-_SAME_METRIC = 1e-9
-"""Metrics are deterministic; this allows for another machine's summation and nothing else."""
-
-
-def input_level(sides: Sides) -> LevelReport:
-    """Digests of what went into the network stage by stage, and the ground truth.
-
-    Stages before the input may be unknown on one side, where another program preprocessed: the input alone decides.
-    """
-    first: dict[str, list[str]] = {stage: [] for stage in _STAGES}
-    unknown: list[str] = []
-    partly: list[str] = []
-    at_input = 0
-    for one, two in zip(*(record.images for record in sides.records), strict=True):
-        known = [stage for stage in _STAGES if stage in one.stages and stage in two.stages]
-        apart = [stage for stage in known if one.stages[stage] != two.stages[stage]]
-        if "input" not in known:
-            unknown.append(one.name)
-            continue
-        if known != list(_STAGES):
-            partly.append(one.name)
-        if apart:
-            first[apart[0]].append(one.name)
-            at_input += "input" in apart
-    differing = {f"different first at stage {stage}": names for stage, names in first.items()}
-    masks = _other_truth(sides)
-    reasons = differing | {
-        "without the digest of the input": unknown,
-        "with other ground truth": masks,
-        "warning: compared at the input alone, a side does not know the stages before it": partly,
-    }
-    messages = [f"{what}: {_share(names, sides)}" for what, names in reasons.items() if names]
-    if any(first.values()) and not at_input:
-        messages.append("warning: what the network saw is equal all the same")
-    verdict: Verdict = "failed" if at_input or masks else "not measured" if unknown else "passed"
-    numbers: dict[str, float | int | None] = {
-        f"first_at_{stage}": len(names) for stage, names in first.items()
-    }
-    numbers |= {"different_inputs": at_input, "different_masks": len(masks)}
-    return LevelReport(name="inputs", verdict=verdict, messages=tuple(messages), numbers=numbers)
-
-
-def _other_truth(sides: Sides) -> list[str]:
-    one, two = sides.evidence
-    if one is None or two is None or one.masks.shape != two.masks.shape:
-        return []  # missing evidence and other shapes are for the level of maps to report
-    apart = (one.masks != two.masks).any(axis=(1, 2))
-    return [name for name, differs in zip(sides.names, apart, strict=True) if differs]
 
 
 def score_level(sides: Sides) -> LevelReport:
@@ -104,8 +52,18 @@ def _outlier(sides: Sides) -> tuple[str, ...]:
     return ()
 
 
-def map_level(sides: Sides) -> LevelReport:
-    """Largest difference of map values; one that is not finite fails even where both sides agree on it."""
+def measure_similarity(sides: Sides) -> Float64 | None:
+    """`structural_similarity` of every image, (N,); `None` also without finite maps of one shape."""
+    if sides.maps is None or not all(is_finite(maps).all() for maps in sides.maps):
+        return None
+    return structural_similarity(*sides.maps)
+
+
+def map_level(sides: Sides, similarity: Float64 | None) -> LevelReport:
+    """Largest difference of map values; one that is not finite fails even where both sides agree on it.
+
+    `similarity` (`measure_similarity`) is shown and not judged: it forgives what a threshold on the map would not.
+    """
     lacking = [name for name, arrays in zip(sides.backends, sides.evidence, strict=True) if arrays is None]
     if lacking:
         why = f"evidence of {' and '.join(lacking)} is missing: copy `evidence` along with the records, or bench again"
@@ -119,13 +77,21 @@ def map_level(sides: Sides) -> LevelReport:
     if wrong:
         return LevelReport(name="maps", verdict="failed", messages=wrong)
     largest, mean = apart
-    return _within_range("maps", sides, largest, float(mean.mean()))
+    level = _within_range("maps", sides, largest, float(mean.mean()))
+    if similarity is None:
+        return level
+    lowest = int(np.argmin(similarity))
+    return dataclasses.replace(
+        level,
+        numbers=level.numbers | {"lowest_similarity": float(similarity[lowest])},
+        images=level.images | {"lowest_similarity": sides.names[lowest]},
+    )
 
 
 def _not_finite(sides: Sides, finite: Sequence[Bool], what: str) -> tuple[str, ...]:
     wrong = [[name for name, fine in zip(sides.names, good, strict=True) if not fine] for good in finite]
     return tuple(
-        f"{what} of {backend} are NaN or infinite: {_share(names, sides)}"
+        f"{what} of {backend} are NaN or infinite: {share(names, sides)}"
         for backend, names in zip(sides.backends, wrong, strict=True)
         if names
     )
@@ -153,11 +119,8 @@ def _within_range(name: str, sides: Sides, apart: Float64, mean: float) -> Level
         messages=(text,) if over else (),
         numbers=numbers,
         tolerance={"of_range": asked, "absolute": allowed},
+        images={"largest_difference": sides.names[worst]},
     )
-
-
-def _share(names: Sequence[str], sides: Sides) -> str:
-    return f"{len(names)} of {len(sides.names)} images ({named(names)})"
 
 
 def flips(sides: Sides) -> tuple[Flip, ...]:
@@ -208,68 +171,6 @@ def _flip_message(flip: Flip) -> str:
     scores = f"{flip.reference_score:.7g} → {flip.other_score:.7g} at threshold {flip.threshold:.7g}"
     tolerated = f"warning, tolerated so near the threshold ({flip.margin:.2g}): " if flip.tolerated else ""
     return f"{tolerated}{flip.image} ({kind}) flips: {scores}"
-
-
-def metric_level(sides: Sides) -> LevelReport:
-    """Changes of AUROC and AUPRO between metrics that follow from each record's own scores and maps."""
-    allowed = sides.tolerances
-    asked = {"image_auroc": allowed.auroc, "pixel_auroc": allowed.auroc, "aupro": allowed.aupro}
-    numbers: dict[str, float | int | None] = {}
-    verdicts: list[Verdict] = []
-    messages: list[str] = []
-    for name, title in COMPARED_METRICS.items():
-        one, two = (record.metrics.get(name) for record in sides.records)
-        if one is not None and two is not None:
-            numbers[name] = abs(two - one)
-            verdicts.append("passed" if abs(two - one) <= asked[name] else "failed")
-            text = f"{title} changes by {abs(two - one):.3g}, from {one:.7f} to {two:.7f}"
-            messages += [text] if verdicts[-1] == "failed" else []
-        else:
-            numbers[name] = None
-            verdicts.append("not measured" if one is two else "failed")
-            messages.append(f"{title} is undefined: {_why_undefined(sides, name)}")
-    for record, arrays in zip(sides.records, sides.evidence, strict=True):
-        if altered := _altered(record, arrays):
-            verdicts.append("failed")
-            messages += altered
-    changes = [value for value in numbers.values() if value is not None]
-    numbers["tolerance_needed"] = max(changes, default=None)
-    return LevelReport(
-        name="metrics", verdict=overall(verdicts), messages=tuple(messages), numbers=numbers, tolerance=asked
-    )
-
-
-def _why_undefined(sides: Sides, name: str) -> str:
-    reasons = (
-        f"{record.case.runner}: {record.undefined.get(name, 'no reason given')}"
-        for record in sides.records
-        if name not in record.metrics
-    )
-    return "; ".join(reasons)
-
-
-def _altered(record: Record, arrays: EvidenceArrays | None) -> list[str]:
-    """Stored metrics that do not follow from the record's own scores and maps; what is not finite fails elsewhere."""
-    scores = scores_of(record)
-    right = metrics.Metrics(values={}, thresholds={}, undefined={})
-    if is_finite(scores).all():
-        right = metrics.image_metrics(scores, np.array([image.label for image in record.images]))
-    if arrays is not None and is_finite(arrays.maps).all():
-        right = metrics.merge(right, metrics.pixel_metrics(arrays.maps, arrays.masks))
-        if record.pixel_decisions is not None:
-            labels = np.array([image.label for image in record.images])
-            threshold, rules = record.thresholds.pixel, record.pixel_decisions
-            decided = metrics.decision_metrics(arrays.maps, arrays.masks, labels, threshold, rules)
-            right = metrics.merge(right, decided)
-    wrong = [name for name in right.undefined if name in record.metrics]
-    for name, value in right.values.items():
-        if name not in record.metrics or abs(record.metrics[name] - value) > _SAME_METRIC:
-            wrong.append(name)
-    return [
-        f"{record.case.runner} records {name} {record.metrics.get(name)}, its own scores and maps give "
-        f"{right.values.get(name)}: the record was altered; bench the case again"
-        for name in wrong
-    ]
 
 
 def largest_differences(sides: Sides) -> tuple[Difference, ...]:

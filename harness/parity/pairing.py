@@ -3,27 +3,62 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import record
-from harness.parity import levels
-from harness.parity.report import FLOAT32, PairReport, ParityReport, Tolerances, Verdict, overall
-from harness.parity.sides import Sides, named
+from harness import record, registry
+from harness.errors import UsageError
+from harness.parity import inputs, levels, rates, tensors
+from harness.parity.profiles import FLOAT32, profile_of
+from harness.parity.report import LevelReport, PairReport, ParityReport, Verdict, overall
+from harness.parity.sides import Float64, Sides, named
 from harness.record import Record
 from harness.types import Case
 
 
-def parity(folder: Path, *, reference: str, records: Sequence[Record] | None = None) -> ParityReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a person may ask of a comparison."""
+
+    profile: str | None = None
+    """One of `PROFILES`; `None` for what the two precisions are."""
+    outputs: Mapping[str, float] = field(default_factory=dict)
+    """Tolerances of single outputs, by name."""
+    margin: float | None = None
+    """In [0, 1): the loss of AUROC or AUPRO that must be ruled out; `None`: nothing need be."""
+
+
+NOTHING_ASKED = Asked()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What takes time, and is the same whatever the tolerances are."""
+
+    tensors: tensors.MeasuredTensors
+    similarity: Float64 | None
+    metrics: rates.MeasuredMetrics
+
+
+def parity(
+    folder: Path,
+    *,
+    reference: str,
+    records: Sequence[Record] | None = None,
+    asked: Asked = NOTHING_ASKED,
+) -> ParityReport:
     """Compare every record of another backend with the reference backend's record of the same category.
 
     Args:
         folder: Results folder; evidence is read from it.
         reference: Backend to be agreed with.
         records: Those to compare; the newest of every case in `folder` when not given.
+        asked: Of every pair.
 
     Raises:
         RecordError: a record or its evidence cannot be read or was altered.
+        UsageError: no pair compared an output that `asked` has a tolerance for.
     """
     everything = record.read_all(folder) if records is None else tuple(records)
     found = record.latest(everything)
@@ -38,8 +73,9 @@ def parity(folder: Path, *, reference: str, records: Sequence[Record] | None = N
     pairs = tuple(
         dataclasses.replace(pair, notes=pair.notes + _superseded(pair, everything, found))
         for members in scopes.values()
-        for pair in _pairs(folder, members, reference)
+        for pair in _pairs(folder, members, reference, asked)
     )
+    _require_outputs(pairs, asked)
     verdicts: list[Verdict] = [pair.verdict for pair in pairs]
     if reasons:
         verdicts.append("not measured")
@@ -51,7 +87,7 @@ def compare(
     reference: Record,
     other: Record,
     *,
-    tolerances: Tolerances = FLOAT32,
+    asked: Asked = NOTHING_ASKED,
     notes: tuple[str, ...] = (),
 ) -> PairReport:
     """Compare two records of one detector on the same images; refused, with the reason, when they are not that.
@@ -59,16 +95,14 @@ def compare(
     Raises:
         RecordError: the evidence of one was altered.
     """
+    profile = profile_of(reference, other, asked=asked.profile, outputs=asked.outputs)
     pair = PairReport(
         verdict="not measured",
         reference=reference.case,
         other=other.case,
         detector_sha256=reference.detector_sha256,
-        record_files=(
-            record.file_name(reference.case, reference.inputs_sha256),
-            record.file_name(other.case, other.inputs_sha256),
-        ),
-        tolerances=tolerances,
+        record_files=(record.path_of(folder, reference).name, record.path_of(folder, other).name),
+        profile=profile,
         notes=notes,
         simulated=tuple(
             item.case.runner for item in (reference, other) if item.device and item.device.simulated
@@ -80,25 +114,60 @@ def compare(
     sides = Sides(
         records=(reference, other),
         evidence=(record.read_evidence(folder, reference), record.read_evidence(folder, other)),
-        tolerances=tolerances,
+        tolerances=profile.tolerances,
     )
-    flips = levels.flips(sides)
-    reports = (
-        levels.input_level(sides),
-        levels.score_level(sides),
-        levels.map_level(sides),
-        levels.decision_level(sides, flips),
-        levels.metric_level(sides),
+    return _judged(pair, folder, sides, asked.margin)
+
+
+def _judged(pair: PairReport, folder: Path, sides: Sides, margin: float | None) -> PairReport:
+    measured = Measured(
+        tensors=tensors.measure(folder, sides),
+        similarity=levels.measure_similarity(sides),
+        metrics=rates.measure(sides, margin),
     )
+    reports = _levels(sides, measured)
+    strict: dict[str, Verdict] = {}
+    if sides.tolerances != FLOAT32:
+        strictly = _levels(dataclasses.replace(sides, tolerances=FLOAT32), measured)
+        strict = {level.name: level.verdict for level in strictly}
+    images = sides.records[0].images
     return dataclasses.replace(
         pair,
         verdict=overall(level.verdict for level in reports),
-        good=sum(image.label == 0 for image in reference.images),
-        defective=sum(image.label == 1 for image in reference.images),
+        good=sum(image.label == 0 for image in images),
+        defective=sum(image.label == 1 for image in images),
         levels=reports,
-        flips=flips,
+        left_out={"tensors": measured.tensors.left_out} if measured.tensors.left_out else {},
+        float32=strict,
+        tensors=measured.tensors.differences,
+        metrics=measured.metrics.changes,
+        flips=levels.flips(sides),
         largest=levels.largest_differences(sides),
     )
+
+
+def _levels(sides: Sides, measured: Measured) -> tuple[LevelReport, ...]:
+    found = (
+        inputs.input_level(sides),
+        tensors.tensor_level(measured.tensors, sides),
+        levels.score_level(sides),
+        levels.map_level(sides, measured.similarity),
+        levels.decision_level(sides, levels.flips(sides)),
+        rates.metric_level(measured.metrics, sides),
+    )
+    return tuple(level for level in found if level is not None)
+
+
+def _require_outputs(pairs: Sequence[PairReport], asked: Asked) -> None:
+    """A tolerance that no output has would be one that nobody notices."""
+    compared = {found.output: None for pair in pairs for found in pair.tensors}
+    for name in asked.outputs:
+        if not compared:
+            raise UsageError(
+                f"--tolerance {name}: no outputs were compared: bench both sides with --save-outputs"
+            )
+        if name not in compared:
+            raise UsageError(registry.unknown("output of the networks", name, compared))
 
 
 def _gaps(members: Sequence[Record], reference: str) -> list[str]:
@@ -122,7 +191,7 @@ def _gaps(members: Sequence[Record], reference: str) -> list[str]:
     ]
 
 
-def _pairs(folder: Path, members: Sequence[Record], reference: str) -> list[PairReport]:
+def _pairs(folder: Path, members: Sequence[Record], reference: str, asked: Asked) -> list[PairReport]:
     pairs = []
     for other in members:
         of_category = [item for item in members if item.case.category == other.case.category]
@@ -130,7 +199,7 @@ def _pairs(folder: Path, members: Sequence[Record], reference: str) -> list[Pair
         if other.case.runner != reference and references:
             of_detector = [item for item in references if _about(item) == _about(other)]
             chosen, notes = _choose(of_detector or references, other.case)
-            pairs.append(compare(folder, chosen, other, notes=notes))
+            pairs.append(compare(folder, chosen, other, asked=asked, notes=notes))
     return pairs
 
 

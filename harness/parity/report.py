@@ -8,32 +8,16 @@ from typing import Any, Literal
 
 import msgspec
 
+from harness.metrics.intervals import Interval, NoInterval
+from harness.parity.profiles import Profile
 from harness.types import Case
 
 Verdict = Literal["passed", "failed", "not measured"]
 
-LEVELS = ("inputs", "scores", "maps", "decisions", "metrics")
+LEVELS = ("inputs", "tensors", "scores", "maps", "decisions", "metrics")
 COMPARED_METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 LARGEST = 5
 """How many images with the largest differences a pair names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerances:
-    """How far two records may lie apart; the defaults are for float32."""
-
-    score: float = 1e-3
-    """Of the range (max - min) of the reference's scores of good test images; also how near to the threshold the
-    reference's score of a flipped image must lie."""
-    map: float = 1e-3
-    """Of the same range."""
-    auroc: float = 1e-4
-    """Absolute, for image and pixel AUROC."""
-    aupro: float = 1e-4
-    """Absolute."""
-
-
-FLOAT32 = Tolerances()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +48,48 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TensorDifference:
+    """How far one output of the network lies apart over all images; `None` where it is undefined or not finite.
+
+    a is the reference's value, b the other's.
+    """
+
+    output: str
+    values: int
+    """How many were compared."""
+    not_finite: tuple[int, int]
+    """NaN and infinite values of the reference and of the other."""
+    largest: float | None = None
+    """Of |b - a|."""
+    mean: float | None = None
+    largest_relative: float | None = None
+    """Of |b - a| / |a|, over the values with a ≠ 0."""
+    mean_relative: float | None = None
+    cosine: float | None = None
+    """a·b / (|a| |b|), of all values as one vector."""
+    relative_l2: float | None = None
+    """|b - a| / |a|, likewise."""
+    tolerance_needed: float | None = None
+    """The larger of `relative_l2` and `largest` over the largest |a|."""
+    image: str | None = None
+    """Where the largest difference is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricChange:
+    """One metric on both sides, and where its change lies on other images of the same kind."""
+
+    name: str
+    """One of `COMPARED_METRICS`."""
+    reference: float
+    other: float
+    interval: Interval | NoInterval | None
+    """Of other - reference; `None` where none was taken."""
+    non_inferior: Verdict | None
+    """Whether the loss is shown to be smaller than the margin; `None` where no margin was stated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LevelReport:
     """The verdict on one level of `LEVELS`."""
 
@@ -74,6 +100,8 @@ class LevelReport:
     numbers: dict[str, float | int | None] = field(default_factory=dict)
     """`tolerance_needed` is the smallest tolerance that would pass, in the unit of the one asked for."""
     tolerance: dict[str, float] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
+    """Number → the image that gives it, where one does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +115,8 @@ class PairReport:
     """Of the reference."""
     record_files: tuple[str, str]
     """Reference, other: file names in the results folder."""
-    tolerances: Tolerances = FLOAT32
+    profile: Profile
+    """What it was judged by."""
     reason: str | None = None
     """Why the two were not compared; then there are no levels."""
     notes: tuple[str, ...] = ()
@@ -97,6 +126,13 @@ class PairReport:
     good: int = 0
     defective: int = 0
     levels: tuple[LevelReport, ...] = ()
+    """In the order of `LEVELS`; all of them count."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Level that was not asked for, and does not count → why."""
+    float32: dict[str, Verdict] = field(default_factory=dict)
+    """Level → its verdict by the tolerances of float32, where the pair was judged by others."""
+    tensors: tuple[TensorDifference, ...] = ()
+    metrics: tuple[MetricChange, ...] = ()
     flips: tuple[Flip, ...] = ()
     largest: tuple[Difference, ...] = ()
     """Largest difference of score or map first, at most `LARGEST`."""

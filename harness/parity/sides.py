@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.parity.report import Tolerances
+from harness.parity.profiles import Tolerances
 from harness.record import EvidenceArrays, Record
 from harness.types import Bool, Float32
 
@@ -119,3 +119,8 @@ def number(value: float | np.floating[Any]) -> float | None:
 def named(names: Sequence[str]) -> str:
     """Up to five names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def share(names: Sequence[str], sides: Sides) -> str:
+    """How many of the images, and which."""
+    return f"{len(names)} of {len(sides.names)} images ({named(names)})"

@@ -18,7 +18,9 @@ from harness.types import FitRequest
 from tests.conftest import Tiny, write_category
 
 
-def test_backends_that_cannot_run_are_left_out_each_with_its_reason_and_simulators_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backends_that_cannot_run_are_left_out_each_with_its_reason_and_simulators_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(registry, "backend_names", lambda: ("one", "two", "three", "four"))
     simulated = {"one": False, "three": False, "four": True}
     monkeypatch.setattr(registry, "backend", lambda name: SimpleNamespace(simulated=simulated[name]))

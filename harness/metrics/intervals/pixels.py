@@ -128,7 +128,9 @@ def _edges(scores: Floats) -> Floats:
     """
     taken = np.sort(scores[:: 1 + len(scores) // 2**17])
     quantiles = taken[np.linspace(0, len(taken) - 1, BINS // 4).astype(np.int64)]
-    return np.concatenate([quantiles, np.nextafter(quantiles, np.float32(np.inf))])
+    with np.errstate(over="ignore"):  # above the largest float lies infinity, a bin that stays empty
+        above = np.nextafter(quantiles, np.float32(np.inf))
+    return np.concatenate([quantiles, above])
 
 
 def _shares(counts: Float64) -> Float64:

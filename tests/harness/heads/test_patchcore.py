@@ -52,7 +52,9 @@ def patch_distances(bank: Float32, image: Float32) -> AnyArray:
     return np.asarray(np.linalg.norm(patches[:, None] - bank[None].astype(np.float64), axis=2))
 
 
-def test_without_the_half_pixel_a_distance_lies_at_the_start_of_its_cell(bank: Float32, embedding: Float32) -> None:
+def test_without_the_half_pixel_a_distance_lies_at_the_start_of_its_cell(
+    bank: Float32, embedding: Float32
+) -> None:
     scores = head(bank, "max", sigma=0.0, half_pixel=False)(embedding, {OUTPUT: embedding})
     nearest = patch_distances(bank, embedding[0]).min(axis=1).reshape(GRID)
     np.testing.assert_allclose(scores.maps[0, :: 12 // GRID[0], :: 20 // GRID[1]], nearest, rtol=1e-5)
