@@ -14,42 +14,51 @@ def input_level(sides: Sides) -> LevelReport:
     """Digests of what went into the network stage by stage, and the ground truth.
 
     Stages before the input may be unknown on one side, where another program preprocessed: the input alone decides.
+    Where one network takes over earlier than the other (a chip's AIPP normalises), the frame decides.
     """
+    taken_over = [record.input_stage for record in sides.records]
+    last = "frame" if None not in taken_over and taken_over[0] != taken_over[1] else "input"
+    stages = STAGES[: STAGES.index(last) + 1]
     first: dict[str, list[str]] = {stage: [] for stage in STAGES}
     unknown: list[str] = []
     partly: list[str] = []
     frames: list[int] = []
-    at_input = 0
+    at_last = 0
     for index, (one, two) in enumerate(zip(*(record.images for record in sides.records), strict=True)):
-        known = [stage for stage in STAGES if stage in one.stages and stage in two.stages]
+        known = [stage for stage in stages if stage in one.stages and stage in two.stages]
         apart = [stage for stage in known if one.stages[stage] != two.stages[stage]]
-        if "input" not in known:
+        if last not in known:
             unknown.append(one.name)
             continue
-        if known != list(STAGES):
+        if known != list(stages):
             partly.append(one.name)
         if apart:
             first[apart[0]].append(one.name)
-            at_input += "input" in apart
+            at_last += last in apart
         if "frame" in apart:
             frames.append(index)
     differing = {f"different first at stage {stage}": names for stage, names in first.items()}
     masks = _other_truth(sides)
     reasons = differing | {
-        "without the digest of the input": unknown,
+        f"without the digest of the {last}": unknown,
         "with other ground truth": masks,
-        "warning: compared at the input alone, a side does not know the stages before it": partly,
+        f"warning: compared at the {last} alone, a side does not know the stages before it": partly,
     }
     messages = [f"{what}: {share(names, sides)}" for what, names in reasons.items() if names]
-    if any(first.values()) and not at_input:
+    if any(first.values()) and not at_last:
         messages.append("warning: what the network saw is equal all the same")
-    verdict: Verdict = "failed" if at_input or masks else "not measured" if unknown else "passed"
+    if last == "frame":
+        messages.append(
+            f"warning: compared up to the frame: after it {sides.backends[0]} preprocesses up to {taken_over[0]} and "
+            f"{sides.backends[1]} up to {taken_over[1]}, its network does the rest"
+        )
+    verdict: Verdict = "failed" if at_last or masks else "not measured" if unknown else "passed"
     numbers: dict[str, float | int | None] = {
         f"first_at_{stage}": len(names) for stage, names in first.items()
     }
-    numbers |= {"different_inputs": at_input, "different_masks": len(masks)}
+    numbers |= {"different_inputs": at_last, "different_masks": len(masks)}
     by_how_much, image = _frame_differences(sides, frames)
-    if at_input or frames:
+    if at_last or frames:
         messages.insert(sum(map(bool, first.values())), _in_words(by_how_much, image, frames))
     return LevelReport(
         name="inputs",

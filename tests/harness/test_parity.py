@@ -243,6 +243,34 @@ def test_the_input_alone_decides_where_a_side_knows_no_stage_before_it(
     assert ("different first at stage input: 1 of 8" in messages(pair, "inputs")) == (verdict == "failed")
 
 
+@pytest.mark.parametrize(
+    ("stages", "verdict"),
+    [
+        ({"input": "x"}, "passed"),
+        ({"frame": "x", "input": "x"}, "failed"),
+        ({"decode": "x", "frame": "x", "input": "x"}, "failed"),
+    ],
+)
+def test_the_frame_decides_where_one_network_takes_over_earlier(
+    results: Results, stages: dict[str, str], verdict: str
+) -> None:
+    reference, other = results.add("reference", outputs()), results.add("other", outputs())
+    reference = msgspec.structs.replace(reference, input_stage="layout")
+    other = with_stages(msgspec.structs.replace(other, input_stage="crop"), dict.fromkeys(range(8), stages))
+    pair = compare(results.folder, reference, other)
+    assert verdicts(pair)["inputs"] == verdict
+    assert "reference preprocesses up to layout and other up to crop" in messages(pair, "inputs")
+
+
+def test_a_network_that_takes_over_earlier_is_not_measured_without_frames(results: Results) -> None:
+    bare = tuple(msgspec.structs.replace(image, stages={"input": "x"}) for image in images(outputs()))
+    reference, other = results.add("reference", outputs()), results.add("other", outputs(), images=bare)
+    reference = msgspec.structs.replace(reference, input_stage="layout")
+    pair = compare(results.folder, reference, msgspec.structs.replace(other, input_stage="crop"))
+    assert verdicts(pair)["inputs"] == "not measured"
+    assert "without the digest of the frame: 8 of 8" in messages(pair, "inputs")
+
+
 def test_sides_of_one_backend_are_told_apart_by_what_they_took_from_files(results: Results) -> None:
     for source in (None, "inputs 12", "inputs 34"):
         results.add("onnxruntime-cpu", outputs(), case={"source": source})
