@@ -192,7 +192,7 @@ def _side_rows(path: Path, item: Record) -> dict[str, str]:
         "batch, threads": f"{case.batch_size}, {case.threads}",
         "device": "unknown"
         if device is None
-        else f"{'SIMULATED ' if device.simulated else ''}{device.device}",
+        else f"{device.device}{', SIMULATED, not hardware' if device.simulated else ''}",
         "software": "unknown" if device is None else _pairs_of(device.runtime),
         "options": "unknown" if device is None else _pairs_of(device.options),
         "host": f"{host.name}, {host.processor}, {host.machine}, {host.system}, Python {host.python}",
