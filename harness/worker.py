@@ -248,6 +248,7 @@ def _measure(order: Order, events: IO[str]) -> Path:
     if job.outputs is not None:
         bench.play(job, advance=advance)
     else:
+        host.describe()  # asks git: a process that holds a device had better not fork
         begin = time.perf_counter_ns()
         session = registry.backend(job.case.backend).open(job.artifact, job.variant, threads=threads)
         load_ms = (time.perf_counter_ns() - begin) / 1e6
