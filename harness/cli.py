@@ -502,6 +502,15 @@ def _add_tables(commands: Any) -> None:
         default="plain",
         help="modelzoo: the blocks of a model-zoo README (training, evaluation, inference)",
     )
+    tables.add_argument(
+        "--pivot", choices=("backend", "precision", "detector"), help="side by side: a column of each"
+    )
+    tables.add_argument(
+        "--front", choices=("image_auroc", "pixel_auroc", "aupro"), help="accuracy against median latency"
+    )
+    tables.add_argument(
+        "--picture", type=_path, metavar="FILE", help="with --front: draw it too, FILE.png or FILE.svg"
+    )
     tables.add_argument("--json", action="store_true", help="the same as --format json")
     tables.set_defaults(run="tables")
 

@@ -378,13 +378,27 @@ def _tables(options: argparse.Namespace) -> int:
 
     kind: tables.Format = "json" if options.json else options.format
     records = record.latest(record.read_all(options.results))
-    if options.against is not None and options.style != "plain":
-        raise UsageError("--against published and --style modelzoo are two tables: ask for one at a time")
+    asked = ("--against", options.against), ("--pivot", options.pivot), ("--front", options.front)
+    several = [name for name, value in asked if value is not None]
+    several += ["--style modelzoo"] if options.style != "plain" else []
+    if len(several) > 1:
+        raise UsageError(f"{' and '.join(several)} are {len(several)} tables: ask for one at a time")
+    if options.picture is not None and options.front is None:
+        raise UsageError("tables --picture needs --front")
     if options.against is not None:
         found = tables.compare(records)
         print(tables.render_comparisons(found, kind))
         for reason in found.reasons if kind == "csv" else ():  # its lines are all numbers
             print(f"not compared: {reason}", file=sys.stderr)
+    elif options.pivot is not None:
+        print(tables.render_pivots(tables.pivot(records, options.pivot, stage=options.stage), kind))
+    elif options.front is not None:
+        fronts = tables.front(records, options.front, stage=options.stage)
+        if options.picture is not None:
+            from harness.tables import front_picture
+
+            front_picture.write(fronts, options.picture)
+        print(tables.render_fronts(fronts, kind))
     elif options.style == "modelzoo":
         print(tables.render_blocks(tables.blocks(records), kind))
     else:

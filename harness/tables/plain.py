@@ -127,7 +127,7 @@ def newest(group: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
 def table(group: Sequence[Record], stage: str = "total") -> Table:
     """One group as a table."""
     case = group[0].case
-    devices = {item.device.device for item in group if item.device}
+    devices = {item.device.described for item in group if item.device}
     return Table(
         detector=case.detector,
         backbone=case.backbone,

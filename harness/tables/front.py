@@ -1,0 +1,228 @@
+"""Accuracy against latency: every measured setting as a point, and the front of those that no other beats in both."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from harness.errors import RecordError
+from harness.record import Record
+from harness.tables import grid
+from harness.tables.grid import Grid
+from harness.tables.pivot import values_of
+from harness.tables.plain import METRICS, groups, newest
+from harness.tables.text import ABSENT, Format
+from harness.types import Case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Records that differ in the category alone, as means over the categories of the front."""
+
+    case: Case
+    """With an empty category."""
+    where: str
+    """Device and host."""
+    accuracy: float | None
+    milliseconds: float | None
+    """Median time per image."""
+    model_mib: float | None
+    """Largest over the categories."""
+    on_front: bool = False
+    left_out: str | None = None
+    """Why it cannot be on the front."""
+
+    @property
+    def name(self) -> str:
+        """Detector, backend and settings."""
+        case = self.case
+        batch = f"batch {case.batch_size}, {case.threads} threads"
+        return f"{case.detector} {case.backbone}, {case.runner}, {case.variant}, {batch}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """All points of one data set, the fastest first."""
+
+    dataset: str
+    suite: str | None
+    metric: str
+    stage: str
+    categories: tuple[str, ...]
+    """Over which the means are taken: those that every point has."""
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What is shown, over what."""
+        suite = f" · suite {self.suite}" if self.suite else ""
+        over = (
+            f"mean of {len(self.categories)} categories" if len(self.categories) > 1 else self.categories[0]
+        )
+        return f"{METRICS[self.metric]} against p50 ms ({self.stage}) · {self.dataset}{suite} · {over}"
+
+
+def front(records: Iterable[Record], metric: str, *, stage: str = "total") -> tuple[Front, ...]:
+    """One front per data set.
+
+    A point is on the front if no other is both as fast and as accurate and better in one (Pareto). Simulators are shown
+    and left out: their times are not the device's.
+
+    Args:
+        records: The newest of every case.
+        metric: One of `METRICS`.
+        stage: Whose median time.
+
+    Raises:
+        RecordError: a data set has no category that all its points have measured, or there are no records.
+    """
+    sets: dict[tuple[object, ...], list[tuple[Record, ...]]] = {}
+    for group in groups(records):
+        case = group[0].case
+        key = (case.dataset, case.suite, case.mask_threshold, case.mask_resize)
+        sets.setdefault(key, []).append(group)
+    if not sets:
+        raise RecordError("--front: there are no records: bench something first")
+    return tuple(_front(members, metric, stage) for members in sets.values())
+
+
+def _front(members: Sequence[tuple[Record, ...]], metric: str, stage: str) -> Front:
+    shown = [{category: found[0] for category, found in newest(group).items()} for group in members]
+    values = [{category: values_of(item, stage) for category, item in found.items()} for found in shown]
+    usable = [{name for name, of in found.items() if metric in of and "p50" in of} for found in values]
+    case = members[0][0].case
+    everything = sorted(set().union(*(found.keys() for found in shown)))
+    categories = tuple(sorted(set.intersection(*(found for found in usable if found)))) if any(usable) else ()
+    if not categories:
+        raise RecordError(
+            f"--front {metric}: no category of {case.dataset} has {METRICS[metric]} and times in all its records: bench the "
+            "same categories everywhere"
+        )
+    points = [_point(found, of, metric, categories) for found, of in zip(shown, values, strict=True)]
+    left = [name for name in everything if name not in categories]
+    hidden = sum(len(found) - 1 for group in members for found in newest(group).values())
+    notes = [f"categories that not all have, left out: {', '.join(left)}"] if left else []
+    notes += [f"{hidden} older records of other detectors or data are not shown"] if hidden else []
+    hosts = {item.host.name: item.host.processor for found in shown for item in found.values()}
+    notes += [f"host {name}: {processor}" for name, processor in sorted(hosts.items())]
+    ranked = sorted(
+        points, key=lambda point: (point.milliseconds is None, point.milliseconds or 0, point.name)
+    )
+    return Front(
+        dataset=case.dataset,
+        suite=case.suite,
+        metric=metric,
+        stage=stage,
+        categories=categories,
+        points=tuple(_marked(point, points) for point in ranked),
+        notes=tuple(notes),
+    )
+
+
+def _point(
+    shown: dict[str, Record], values: dict[str, dict[str, float]], metric: str, categories: Sequence[str]
+) -> Point:
+    records = list(shown.values())
+    devices = sorted({item.device.device for item in records if item.device}) or ["unknown"]
+    hosts = sorted({item.host.name for item in records})
+    found = [values[name] for name in categories if name in values]
+    complete = len(found) == len(categories) and all(metric in of and "p50" in of for of in found)
+    sizes = [of["model"] for of in found if "model" in of]
+    left_out = None if complete else f"no {METRICS[metric]} or no times"
+    if any(item.device.simulated for item in records if item.device):
+        left_out = "SIMULATED, not hardware"
+    return Point(
+        case=msgspec.structs.replace(records[0].case, category=""),
+        where=f"{', '.join(devices)} on {', '.join(hosts)}",
+        accuracy=sum(of[metric] for of in found) / len(found) if complete else None,
+        milliseconds=sum(of["p50"] for of in found) / len(found) if complete else None,
+        model_mib=max(sizes) if sizes else None,
+        left_out=left_out,
+    )
+
+
+def _marked(point: Point, points: Sequence[Point]) -> Point:
+    beaten = point.left_out is not None or any(_beats(other, point) for other in points)
+    return dataclasses.replace(point, on_front=not beaten)
+
+
+def _beats(other: Point, point: Point) -> bool:
+    if other.left_out is not None or other.accuracy is None or other.milliseconds is None:
+        return False
+    if point.accuracy is None or point.milliseconds is None:
+        return False
+    one, two = (other.accuracy, -other.milliseconds), (point.accuracy, -point.milliseconds)
+    return one != two and one[0] >= two[0] and one[1] >= two[1]
+
+
+def render(found: Sequence[Front], kind: Format) -> str:
+    """All fronts as text."""
+    if kind == "json":
+        return json.dumps(document(found), indent=1, allow_nan=False)
+    if kind == "csv":
+        return _csv(found)
+    return "\n\n".join(grid.text(_grid(item), kind, numbers_from=6) for item in found)
+
+
+def document(found: Sequence[Front]) -> dict[str, Any]:
+    """All fronts as one JSON document."""
+    return {"fronts": msgspec.to_builtins(found)}
+
+
+def _grid(item: Front) -> Grid:
+    header = (
+        "",
+        "detector",
+        "backend",
+        "variant",
+        "batch, threads",
+        "device",
+        METRICS[item.metric],
+        "p50 ms",
+        "model MiB",
+    )
+    rows = tuple(
+        (
+            "★" if point.on_front else "",
+            f"{point.case.detector} {point.case.backbone}",
+            point.case.runner,
+            point.case.variant,
+            f"{point.case.batch_size}, {point.case.threads}",
+            point.where,
+            ABSENT if point.accuracy is None else f"{point.accuracy:.4f}",
+            ABSENT if point.milliseconds is None else f"{point.milliseconds:.1f}",
+            ABSENT if point.model_mib is None else f"{point.model_mib:.1f}",
+        )
+        for point in item.points
+    )
+    reasons = dict.fromkeys(point.left_out for point in item.points if point.left_out)
+    out = [
+        f"left out of the front: {reason}: {sum(point.left_out == reason for point in item.points)} of {len(item.points)} rows"
+        for reason in reasons
+    ]
+    legend = "★ on the front: no other is as fast and as accurate and better in one of the two"
+    return Grid(title=item.title, header=header, rows=rows, notes=(legend, *out, *item.notes))
+
+
+def _csv(found: Sequence[Front]) -> str:
+    """One line per point, at full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    cases = [field.name for field in msgspec.structs.fields(Case) if field.name != "category"]
+    shared = ("metric", "stage", "categories")
+    points = ("where", "accuracy", "milliseconds", "model_mib", "on_front", "left_out")
+    writer.writerow([*shared, *cases, *points])
+    for item in found:
+        for point in item.points:
+            values = [getattr(point, name) for name in points]
+            settings = [getattr(point.case, name) for name in cases]
+            writer.writerow([item.metric, item.stage, ";".join(item.categories), *settings, *values])
+    return text.getvalue().rstrip("\n")

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cli, record, tables
+from harness.errors import MissingExtra, RecordError, UsageError
+from harness.record import Device
+from harness.tables import front_picture
+from tests.harness.records import Results, outputs
+from tests.harness.tables.test_pivot import timed
+
+
+def add(results: Results, backend: str, auroc: float, milliseconds: float, **more: Any) -> None:
+    """A record with this image AUROC, of which nothing else is looked at."""
+    results.add(backend, outputs(), metrics={"image_auroc": auroc}, **timed(milliseconds), **more)
+
+
+def fronts(results: Results, metric: str = "image_auroc") -> tuple[tables.Front, ...]:
+    return tables.front(record.latest(record.read_all(results.folder)), metric)
+
+
+def on_front(results: Results) -> set[str]:
+    (found,) = fronts(results)
+    return {point.case.backend for point in found.points if point.on_front}
+
+
+def test_the_front_is_what_nothing_beats_in_both(results: Results) -> None:
+    for backend, auroc, milliseconds in (
+        ("fast", 0.7, 1.0),
+        ("slow-and-best", 0.9, 9.0),
+        ("between", 0.8, 3.0),
+        ("beaten", 0.75, 4.0),
+        ("as-accurate-but-slower", 0.8, 3.5),
+        ("as-fast-but-worse", 0.85, 9.0),
+    ):
+        add(results, backend, auroc, milliseconds)
+    assert on_front(results) == {"fast", "between", "slow-and-best"}
+    (found,) = fronts(results)
+    assert [point.milliseconds for point in found.points] == [1.0, 3.0, 3.5, 4.0, 9.0, 9.0]
+
+
+def test_two_equal_points_are_both_on_the_front(results: Results) -> None:
+    add(results, "one", 0.8, 2.0)
+    add(results, "two", 0.8, 2.0)
+    assert on_front(results) == {"one", "two"}
+
+
+def test_a_simulator_is_shown_and_beats_nothing(results: Results) -> None:
+    device = Device(device="SIMULATED chip", runtime={}, options={}, simulated=True)
+    add(results, "chip", 0.99, 0.1, device=device)
+    add(results, "cpu", 0.8, 2.0)
+    assert on_front(results) == {"cpu"}
+    text = tables.render_fronts(fronts(results), "terminal")
+    assert "left out of the front: SIMULATED, not hardware: 1 of 2 rows" in text
+    assert "0.9900" in text
+
+
+def test_means_are_over_the_categories_that_all_have(results: Results) -> None:
+    add(results, "one", 0.6, 1.0)
+    add(results, "one", 0.8, 3.0, case={"category": "cable"})
+    add(results, "one", 0.1, 99.0, case={"category": "zipper"})
+    add(results, "two", 0.6, 1.5)
+    add(results, "two", 0.9, 2.5, case={"category": "cable"})
+    (found,) = fronts(results)
+    assert found.categories == ("bottle", "cable")
+    assert [point.accuracy for point in found.points] == pytest.approx([0.7, 0.75])
+    assert [point.milliseconds for point in found.points] == [2.0, 2.0]
+    assert "categories that not all have, left out: zipper" in found.notes
+    assert on_front(results) == {"two"}
+
+
+def test_a_point_without_times_or_metric_is_left_out_with_its_reason(results: Results) -> None:
+    add(results, "one", 0.6, 1.0)
+    results.add("untimed", outputs())
+    results.add("failed", outputs(), status="failed", reason="killed", metrics={})
+    (found,) = fronts(results)
+    assert {point.case.backend: point.left_out for point in found.points} == {
+        "one": None,
+        "untimed": "no image AUROC or no times",
+        "failed": "no image AUROC or no times",
+    }
+    assert on_front(results) == {"one"}
+
+
+def test_no_category_in_common_is_an_error_and_no_front(results: Results) -> None:
+    add(results, "one", 0.6, 1.0)
+    add(results, "two", 0.6, 1.0, case={"category": "cable"})
+    with pytest.raises(RecordError, match="no category of mvtec has image AUROC and times in all"):
+        fronts(results)
+
+
+def test_no_records_are_an_error(results: Results) -> None:
+    results.folder.mkdir(exist_ok=True)
+    with pytest.raises(RecordError, match="there are no records"):
+        tables.front((), "aupro")
+
+
+def test_data_sets_have_fronts_of_their_own(results: Results) -> None:
+    add(results, "one", 0.6, 1.0)
+    add(results, "two", 0.9, 0.5, case={"dataset": "mine"})
+    assert [[point.on_front for point in found.points] for found in fronts(results)] == [[True], [True]]
+
+
+def shown(results: Results, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(["tables", "--results", str(results.folder), "--front", "image_auroc", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_as_csv_and_json(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    add(results, "one", 0.6, 1.0)
+    add(results, "two", 0.5, 2.0)
+    rows = list(csv.DictReader(io.StringIO(shown(results, capsys, "--format", "csv"))))
+    assert [(row["backend"], row["accuracy"], row["on_front"]) for row in rows] == [
+        ("one", "0.6", "True"),
+        ("two", "0.5", "False"),
+    ]
+    (found,) = json.loads(shown(results, capsys, "--json"))["fronts"]
+    assert [point["on_front"] for point in found["points"]] == [True, False]
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_the_picture_is_the_same_bytes_every_time(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, begin: bytes
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    add(results, "one", 0.6, 1.0)
+    add(results, "two", 0.9, 2.0, case={"variant": "onnx-int8"})
+    results.add("untimed", outputs())
+    one, two = tmp_path / f"one.{suffix}", tmp_path / f"two.{suffix}"
+    for path in (one, two):
+        shown(results, capsys, "--picture", str(path))
+    assert one.read_bytes().startswith(begin)
+    assert one.read_bytes() == two.read_bytes()
+    if suffix == "svg":
+        text = one.read_text(encoding="utf-8")
+        assert "two, onnx-int8: 0.9000, 2.0 ms" in text
+        assert "untimed" not in text
+
+
+def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"ends in \.png or \.svg"):
+        front_picture.write((), tmp_path / "front.jpg")
+
+
+def test_without_matplotlib_it_says_what_to_install(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(results, "one", 0.6, 1.0)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtra, match=r"--picture needs matplotlib.*\[plots\]"):
+        front_picture.write(fronts(results), tmp_path / "front.png")
+    assert not list(tmp_path.glob("front*"))

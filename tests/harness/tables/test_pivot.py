@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from harness import cli, record, tables
+from harness.errors import RecordError
+from harness.record import Data, Device
+from harness.timing import distribution
+from tests.harness.records import Results, images, outputs
+
+
+def timed(milliseconds: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "latency_ms": {"total": distribution([milliseconds] * 3)},
+        "images_per_second": 1e3 / milliseconds,
+        "peak_memory_bytes": 3 << 20,
+        "model_bytes": 5 << 19,
+        **changes,
+    }
+
+
+def pivot(results: Results, by: Any, **more: Any) -> tuple[tables.Pivot, ...]:
+    return tables.pivot(record.latest(record.read_all(results.folder)), by, **more)
+
+
+def names(found: tables.Pivot) -> list[str]:
+    return [column.name for column in found.columns]
+
+
+def test_backends_stand_side_by_side(results: Results) -> None:
+    results.add("one", outputs(), **timed(4.0))
+    results.add("two", outputs(), case={"batch_size": 8}, **timed(2.0))
+    (found,) = pivot(results, "backend")
+    assert names(found) == ["one, batch 1", "two, batch 8"]
+    assert "padim resnet18" in found.title
+    assert "onnx-fp32" in found.title
+    assert [column.values["bottle"]["p50"] for column in found.columns] == [4, 2]
+    assert found.columns[1].values["bottle"] == {
+        "image_auroc": 1.0,
+        "pixel_auroc": pytest.approx(found.columns[0].values["bottle"]["pixel_auroc"]),
+        "aupro": pytest.approx(found.columns[0].values["bottle"]["aupro"]),
+        "flips": 0,
+        "p50": 2.0,
+        "images_per_second": 500.0,
+        "peak_memory": 3.0,
+        "model": 2.5,
+    }
+
+
+def test_precisions_begin_with_the_strictest(results: Results) -> None:
+    for variant in ("onnx-int8", "onnx-fp16", "onnx-fp32"):
+        results.add("cpu", outputs(), case={"variant": variant})
+    (found,) = pivot(results, "precision")
+    assert names(found) == ["float32, onnx-fp32", "float16, onnx-fp16", "int8, onnx-int8"]
+
+
+def test_flips_are_counted_against_the_first_column(results: Results) -> None:
+    given = outputs()
+    moved = outputs()
+    moved.scores[3] = 2.6  # a good image, over the threshold of 2.5
+    moved.scores[4] = 2.4  # a defective one, under it
+    moved.scores[0] = 1.1
+    results.add("one", given)
+    results.add("two", moved)
+    (found,) = pivot(results, "backend")
+    assert [column.values["bottle"]["flips"] for column in found.columns] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"detector_sha256": "b" * 64}, "another detector"),
+        (
+            {"data": Data(fingerprint="0" * 64, good=4, defective=4, masks_cut=0, masks_emptied=0)},
+            "other images",
+        ),
+        ({"images": images(outputs())[::-1]}, "other images"),
+    ],
+)
+def test_what_has_no_flips_says_why(results: Results, changes: dict[str, Any], why: str) -> None:
+    results.add("one", outputs())
+    results.add("two", outputs(), **changes)
+    (found,) = pivot(results, "backend")
+    assert "flips" not in found.columns[1].values["bottle"]
+    assert any(f"no flips: {why} than in the first column" in note for note in found.notes)
+
+
+def test_detectors_have_no_flips_and_no_note_about_them(results: Results) -> None:
+    results.add("cpu", outputs())
+    results.add("cpu", outputs(), case={"detector": "stpm"}, detector_sha256="b" * 64)
+    (found,) = pivot(results, "detector")
+    assert names(found) == ["padim resnet18", "stpm resnet18"]
+    assert all("flips" not in column.values["bottle"] for column in found.columns)
+    assert not any("flips" in note for note in found.notes)
+
+
+def test_means_are_over_what_every_column_has(results: Results) -> None:
+    for backend, milliseconds in (("one", 2.0), ("two", 4.0)):
+        results.add(backend, outputs(), **timed(milliseconds))
+        results.add(backend, outputs(), case={"category": "cable"}, **timed(2 * milliseconds))
+    results.add("one", outputs(), case={"category": "zipper"}, **timed(100.0))
+    (found,) = pivot(results, "backend")
+    shared, means = found.means()
+    assert shared == ("bottle", "cable")
+    assert means["p50"] == (3.0, 6.0)
+    assert found.categories == ("bottle", "cable", "zipper")
+    assert "mean of 2 (of 3)" in tables.render_pivots((found,), "terminal")
+
+
+def test_a_mean_that_a_category_lacks_is_absent(results: Results) -> None:
+    for backend in ("one", "two"):
+        results.add(backend, outputs(), **timed(2.0))
+        results.add(
+            backend, outputs(), case={"category": "cable"}, **(timed(2.0) if backend == "one" else {})
+        )
+    (found,) = pivot(results, "backend")
+    assert found.means()[1]["p50"] == (2.0, None)
+
+
+def test_a_simulator_is_the_last_column_and_marked(results: Results) -> None:
+    device = Device(device="SIMULATED chip", runtime={}, options={}, simulated=True)
+    results.add("a-chip", outputs(), device=device)
+    results.add("cpu", outputs())
+    (found,) = pivot(results, "backend")
+    assert names(found) == ["cpu", "a-chip, SIMULATED"]
+
+
+def test_a_failed_record_says_so_and_has_no_numbers(results: Results) -> None:
+    results.add("one", outputs(), **timed(2.0))
+    results.add("two", outputs(), status="failed", reason="killed", **timed(2.0))
+    (found,) = pivot(results, "backend")
+    assert found.columns[1].values == {"bottle": {}}
+    assert "two: bottle: failed: killed" in found.notes
+    rows = list(csv.DictReader(io.StringIO(tables.render_pivots((found,), "csv"))))
+    assert {(row["value"], row["note"]) for row in rows if row["backend"] == "two"} == {
+        ("", "failed: killed")
+    }
+
+
+def test_other_data_sets_detectors_and_backends_have_tables_of_their_own(results: Results) -> None:
+    for backend in ("one", "two"):
+        results.add(backend, outputs())
+        results.add(backend, outputs(), case={"dataset": "mine"})
+        results.add(backend, outputs(), case={"detector": "stpm"})
+    assert len(pivot(results, "backend")) == 3
+    assert len(pivot(results, "detector")) == 2
+
+
+@pytest.mark.parametrize("by", ["backend", "precision", "detector"])
+def test_one_column_is_nothing_to_compare(results: Results, by: str) -> None:
+    results.add("one", outputs())
+    with pytest.raises(
+        RecordError, match=f"no two columns to compare: bench the same data with another {by}"
+    ):
+        pivot(results, by)
+
+
+@pytest.mark.parametrize("kind", ["terminal", "md"])
+def test_text_shows_every_column_with_its_device(
+    results: Results, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    results.add("one", outputs(), **timed(4.0))
+    results.add("two", outputs(), **timed(2.0))
+    assert cli.main(["tables", "--results", str(results.folder), "--pivot", "backend", "--format", kind]) == 0
+    text = capsys.readouterr().out
+    assert "[2] device CPU on bench (any)" in text
+    rows = [[cell.strip() for cell in line.replace("│", "|").split("|")] for line in text.splitlines()]
+    assert ["", "", "p50 ms", "4.0", "2.0", ""] in rows
+
+
+def test_json_holds_every_value(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    results.add("one", outputs(), **timed(4.0))
+    results.add("two", outputs(), **timed(2.0))
+    assert cli.main(["tables", "--results", str(results.folder), "--pivot", "backend", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["pivots"]
+    assert [column["values"]["bottle"]["p50"] for column in found["columns"]] == [4.0, 2.0]
+    assert found["mean"]["over"] == ["bottle"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--pivot", "backend", "--front", "aupro"),
+        ("--pivot", "backend", "--style", "modelzoo"),
+        ("--pivot", "backend", "--against", "published"),
+        ("--picture", "x.png"),
+    ],
+)
+def test_two_tables_at_once_are_refused(results: Results, arguments: tuple[str, ...]) -> None:
+    results.add("one", outputs())
+    assert cli.main(["tables", "--results", str(results.folder), *arguments]) == 2
