@@ -1,6 +1,6 @@
 """Kernels beside their controls: in pytest-benchmark's table, and timed in turns for `gates/ratios.toml`.
 
-pytest --benchmark-only benchmarks/test_ratios.py --interleaved-results results
+pytest --benchmark-only benchmarks/test_ratios.py --interleaved-results results --interleaved-processes 5
 python -m harness gate benchmarks/gates/ratios.toml --results results
 """
 

@@ -5,6 +5,10 @@ Every pytest of an environment with the harness loads this file, so nothing but 
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from harness.record import Record
 
 _NAME = "harness-interleaved"
+_FOLDER = "HARNESS_INTERLEAVED_FOLDER"
+"""Environment variable: this process is one of several, and the folder is where it leaves what it measured."""
 _SIMULATED = pytest.StashKey[bool]()
 
 
@@ -36,6 +42,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="results folder that interleaved benchmarks are written to, even if there are none (results, if there are)",
     )
+    group.addoption(
+        "--interleaved-processes",
+        metavar="N",
+        type=int,
+        default=1,
+        help="run the same command in N fresh processes, one after the other, and merge what they measure (%(default)s; a"
+        " gate asks for 5)",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With `--interleaved-processes`, run the same command in fresh processes instead, all of which must succeed."""
+    count: int = config.getoption("interleaved_processes")
+    if count < 1:
+        raise pytest.UsageError(f"--interleaved-processes {count}: at least 1 is needed")
+    if count == 1 or _FOLDER in os.environ or config.getoption("collectonly") or config.getoption("help"):
+        return None
+    from harness.errors import NotMeasured
+    from harness.gates import interleaved
+
+    path = (config.getoption("interleaved_results") or Path("results")) / interleaved.FILE
+    started, runs = interleaved.now(), list[interleaved.Run]()
+    # What an earlier call measured is gone, whatever goes wrong in this one.
+    interleaved.write(path, (), started=started)
+    for number in range(1, count + 1):
+        sys.stdout.write(f"interleaved benchmarks: process {number} of {count}\n")
+        sys.stdout.flush()
+        with tempfile.TemporaryDirectory() as folder:
+            code = subprocess.run(
+                [sys.executable, "-m", "pytest", *config.invocation_params.args],
+                cwd=config.invocation_params.dir,
+                env={**os.environ, _FOLDER: folder},
+                check=False,
+            ).returncode
+            if code != 0:
+                sys.stderr.write(f"process {number} of {count} ended with {code}: nothing is measured\n")
+                return code if code > 0 else 1
+            try:
+                runs.append(interleaved.read(Path(folder)))
+            except NotMeasured as reason:
+                raise pytest.UsageError(
+                    f"process {number} of {count} ran no tests: nothing is measured"
+                ) from reason
+    interleaved.write(path, interleaved.merged(runs), started=started)
+    return 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,6 +100,8 @@ class _Interleaving:
 
     def __init__(self, config: pytest.Config) -> None:
         asked: Path | None = config.getoption("interleaved_results")
+        if _FOLDER in os.environ:
+            asked = Path(os.environ.pop(_FOLDER))  # not for a pytest that a test starts
         self.results = asked or Path("results")
         self.wanted = asked is not None
         """Whether a file is written though no test asks for it, so that none of an earlier session is left to a gate."""
@@ -131,7 +185,9 @@ def interleaved(request: pytest.FixtureRequest) -> Callable[..., None]:
             control=names[1],
             status="measured",
             simulated=node.stash.get(_SIMULATED, False),
-            **timing.measure(subject, control, blocks=blocks, samples=samples, shortest_ms=shortest_ms),
+            processes=(
+                timing.measure(subject, control, blocks=blocks, samples=samples, shortest_ms=shortest_ms),
+            ),
         )
 
     return measure

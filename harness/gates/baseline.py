@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness import record, storage
 from harness.errors import NotMeasured, UsageError
-from harness.gates import admission, interleaved, judges, rules
+from harness.gates import admission, interleaved, judges, ratios, rules
 from harness.gates.admission import Shelf
 from harness.gates.rules import Latency, NonInferior, Rule
 
@@ -74,7 +74,7 @@ def _files(place: Shelf, comparing: list[Rule]) -> tuple[str, ...]:
 
 def _needed(place: Shelf, rule: Rule, category: str) -> Iterator[str]:
     if isinstance(rule, Latency):
-        interleaved.ratio(judges.benchmark(interleaved.read(place.folder), rule), level=rule.level)
+        ratios.ratio(judges.benchmark(interleaved.read(place.folder), rule), level=rule.level)
         yield interleaved.FILE
         return
     found = admission.admitted(place, rule.find, category, allow_simulated=rule.allow_simulated)
@@ -106,7 +106,7 @@ def _summary(place: Shelf, files: tuple[str, ...]) -> str:
     if interleaved.FILE in files:
         rows += [
             "",
-            "| benchmark | subject | control | ratio of medians (0.95 interval) | host |",
+            "| benchmark | subject | control | ratio (0.95 interval over processes) | host |",
             "|---|---|---|---|---|",
         ]
         run = interleaved.read(place.folder)
@@ -120,7 +120,7 @@ def _summary(place: Shelf, files: tuple[str, ...]) -> str:
 
 def _ratio(item: interleaved.Interleaved) -> str:
     try:
-        found = interleaved.ratio(item, level=0.95)
+        found = ratios.ratio(item, level=0.95)
     except NotMeasured as reason:
         return f"not measured: {reason}"
     return f"{found.estimate:.4g} ({found.low:.4g} to {found.high:.4g})"

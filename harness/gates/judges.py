@@ -11,7 +11,7 @@ import numpy as np
 
 from harness import parity, timing
 from harness.errors import NotMeasured
-from harness.gates import admission, interleaved
+from harness.gates import admission, interleaved, ratios
 from harness.gates.admission import Shelf
 from harness.gates.interleaved import Interleaved, Run
 from harness.gates.rules import Bound, Find, Growth, Latency, NonInferior, Parity, Rule
@@ -199,7 +199,7 @@ def _latency(places: Places, rule: Latency) -> Finding:
     run = interleaved.read(places.results.folder)
     item = benchmark(run, rule)
     if rule.of == "control":
-        found = interleaved.ratio(item, level=rule.level)
+        found = ratios.ratio(item, level=rule.level)
     else:
         assert places.baseline is not None  # noqa: S101 - `rules.read` saw to it
         earlier = interleaved.read(places.baseline.folder)
@@ -208,16 +208,15 @@ def _latency(places: Places, rule: Latency) -> Finding:
                 "this is the baseline's own run, nothing was measured since; run the benchmarks again"
             )
         admission.require_one_host(run.host, earlier.host, rule.benchmark)
-        found = interleaved.relative(item, benchmark(earlier, rule), level=rule.level)
+        found = ratios.relative(item, benchmark(earlier, rule), level=rule.level)
     limit = rule.at_most * (1 + rule.minimum_effect)
     verdict: Verdict = "passed" if found.high < limit else "failed" if found.low > limit else "not measured"
     what = f"{rule.subject} takes {found.estimate:.4g} times {rule.control}"
     if rule.of == "baseline":
         what = f"{rule.subject} over {rule.control} is {found.estimate:.4g} times the baseline's"
-    interval = (
-        f"{rule.level:.4g} interval {found.low:.4g} to {found.high:.4g} over {len(item.subject_ms)} blocks"
-    )
-    noisy = "; too noisy to tell: more blocks, or a quieter machine" if verdict == "not measured" else ""
+    each = ", ".join(f"{value:.4g}" for value in found.processes)
+    interval = f"{rule.level:.4g} interval {found.low:.4g} to {found.high:.4g} over {len(found.processes)} processes: {each}"
+    noisy = "; too noisy to tell: more processes, or a quieter machine" if verdict == "not measured" else ""
     text = f"{what} ({interval}), asked for below {rule.at_most:.4g} × {1 + rule.minimum_effect:.4g}{noisy}"
     return verdict, text, {"ratio": found.estimate, "low": found.low, "high": found.high, "limit": limit}
 
@@ -236,7 +235,7 @@ def benchmark(run: Run, rule: Latency) -> Interleaved:
         )
     (item,) = found
     if item.status != "measured":
-        raise NotMeasured(f"{rule.benchmark}: its test failed")
+        raise NotMeasured(f"{rule.benchmark}: its test failed, or not every process measured the same")
     if (item.subject, item.control) != (rule.subject, rule.control):
         raise NotMeasured(
             f"{rule.benchmark}: it times {item.subject} beside {item.control}, the rule says {rule.subject} beside {rule.control}"

@@ -114,7 +114,7 @@ class Parity(_Rule, frozen=True, kw_only=True, tag="parity", tag_field="kind"):
 
 
 class Latency(_Rule, frozen=True, kw_only=True, tag="latency", tag_field="kind"):
-    """The median time of a benchmark's subject as a multiple of its control's, both measured in turns.
+    """The median time of a benchmark's subject as a multiple of its control's, both measured in turns, in 5 processes or more.
 
     The limit is `at_most` × (1 + `minimum_effect`): passed when the whole interval lies below it, failed when the whole
     interval lies above it, else not measured.

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import storage
 from harness.gates import GateReport, gate, interleaved
-from harness.gates.interleaved import Interleaved
+from harness.gates.interleaved import Interleaved, Process
 from harness.host import Host
 from harness.record import Record
 from tests.harness.records import HOST, Outputs, Results, outputs
@@ -78,23 +78,42 @@ def add(results: Results, given: Outputs | None = None, **changes: Any) -> Recor
 
 
 def timed(
-    ratio: float, *, blocks: int = 30, spread: float = 0.02, seed: int = 0, **changes: Any
+    ratio: float,
+    *,
+    processes: int | tuple[Process, ...] = 5,
+    between: float = 0.0,
+    blocks: int = 30,
+    spread: float = 0.02,
+    seed: int = 0,
+    **changes: Any,
 ) -> Interleaved:
-    """Subject and control with lognormal times, whose medians have this ratio, about."""
-    random = np.random.default_rng(seed)
-    drift = random.lognormal(0, 0.3, size=(blocks, 1))  # hits both sides of a block alike
-    noise = random.lognormal(0, spread, size=(2, blocks, 5))
+    """Subject and control with lognormal times, whose medians have this ratio, about.
+
+    The ratio varies by `between` from process to process, the samples by `spread`. Of `changes`, `calls`, `subject_ms`
+    and `control_ms` are those of the last process.
+    """
+    if isinstance(processes, int):
+        random = np.random.default_rng(seed)
+        ratios = ratio * random.lognormal(0, between, processes)
+        processes = tuple(process(value, random, blocks=blocks, spread=spread) for value in ratios)
+    last = {name: changes.pop(name) for name in Process.__struct_fields__ if name in changes}
     sound: dict[str, Any] = {
         "benchmark": "b.py::test",
         "subject": "ours",
         "control": "theirs",
         "status": "measured",
         "simulated": False,
-        "calls": (1, 1),
-        "subject_ms": rows(ratio * drift * noise[0]),
-        "control_ms": rows(drift * noise[1]),
+        "processes": (*processes[:-1], msgspec.structs.replace(processes[-1], **last)),
     }
     return Interleaved(**{**sound, **changes})
+
+
+def process(
+    ratio: float, random: np.random.Generator, *, blocks: int = 30, samples: int = 5, spread: float = 0.02
+) -> Process:
+    drift = random.lognormal(0, 0.3, size=(blocks, 1))  # hits both sides of a block alike
+    noise = random.lognormal(0, spread, size=(2, blocks, samples))
+    return Process(calls=(1, 1), subject_ms=rows(ratio * drift * noise[0]), control_ms=rows(drift * noise[1]))
 
 
 def rows(times: Any) -> tuple[tuple[float, ...], ...]:

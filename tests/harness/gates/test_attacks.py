@@ -14,7 +14,7 @@ import pytest
 
 from harness import record, storage
 from harness.cli import main
-from harness.gates import interleaved
+from harness.gates import interleaved, ratios
 from harness.record import Device, Record
 from tests.harness.gates.gatefiles import (
     BOUND,
@@ -259,17 +259,36 @@ def test_a_benchmark_that_is_there_twice_is_not_measured(good: Bench) -> None:
     assert exit_code(good, LATENCY) == 3
 
 
+@pytest.mark.parametrize("rule", [LATENCY, RELATIVE])
+def test_too_few_processes_are_not_measured(good: Bench, rule: str) -> None:
+    """However many blocks they hold, and however clear the ratio."""
+    few = timed(0.1, blocks=100, processes=ratios.MINIMUM_PROCESSES - 1)
+    write_run(good.results.folder, [few])
+    assert good.message(rule).startswith("not measured: b.py::test: 4 processes are too few")
+    assert good.message(rule).endswith("pytest --interleaved-processes 5")
+    write_run(good.results.folder, [timed(0.1, processes=ratios.MINIMUM_PROCESSES)])
+    assert exit_code(good, rule) == 0
+    write_run(good.baseline.folder, [few], finished="earlier")
+    assert exit_code(good, RELATIVE) == 3
+
+
+def test_one_process_that_is_there_twice_is_not_measured(good: Bench) -> None:
+    taken = timed(0.5).processes
+    write_run(good.results.folder, [timed(0.5, processes=(*taken[:4], taken[0]))])
+    assert "two processes hold the same times" in good.message(LATENCY)
+
+
 def test_too_few_blocks_are_not_measured(good: Bench) -> None:
-    write_run(good.results.folder, [timed(0.5, blocks=interleaved.MINIMUM_BLOCKS - 1)])
+    write_run(good.results.folder, [timed(0.5, blocks=ratios.MINIMUM_BLOCKS - 1)])
     assert exit_code(good, LATENCY) == 3
-    write_run(good.results.folder, [timed(0.5, blocks=interleaved.MINIMUM_BLOCKS)])
+    write_run(good.results.folder, [timed(0.5, blocks=ratios.MINIMUM_BLOCKS)])
     assert exit_code(good, LATENCY) == 0
 
 
 def test_an_edited_run_of_benchmarks_is_not_measured(good: Bench) -> None:
     edit(good.results.folder / interleaved.FILE, lambda it: it["benchmarks"][0].update(simulated=False))
     assert exit_code(good, LATENCY) == 0  # nothing was changed
-    edit(good.results.folder / interleaved.FILE, lambda it: it["benchmarks"][0].update(calls=[2, 1]))
+    edit(good.results.folder / interleaved.FILE, lambda it: it["benchmarks"][0].update(processes=[]))
     assert exit_code(good, LATENCY) == 3
 
 

@@ -11,7 +11,7 @@ import pytest
 from harness import metrics
 from harness.cli import main
 from harness.gates import find, gate, lines
-from harness.gates.interleaved import ratio
+from harness.gates.ratios import ratio
 from harness.metrics.intervals import Interval, auroc_difference
 from harness.parity import PROFILES
 from tests.harness.gates.gatefiles import (
@@ -176,22 +176,29 @@ def test_parity_with_itself_is_not_measured(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "spread", "verdict"),
-    [(1.0, 0.02, "passed"), (1.3, 0.02, "failed"), (1.1, 0.3, "not measured"), (0.5, 0.3, "passed")],
+    ("ratio", "between", "verdict"),
+    [(1.0, 0.02, "passed"), (1.3, 0.02, "failed"), (1.1, 0.3, "not measured"), (0.5, 0.2, "passed")],
 )
-def test_a_ratio_is_judged_by_its_interval(bench: Bench, ratio: float, spread: float, verdict: str) -> None:
-    write_run(bench.results.folder, [timed(ratio, spread=spread)])
+def test_a_ratio_is_judged_by_its_interval(bench: Bench, ratio: float, between: float, verdict: str) -> None:
+    write_run(bench.results.folder, [timed(ratio, between=between)])
     message = bench.message(LATENCY)
     assert message.startswith(f"{verdict}: ours takes ")
     assert ("too noisy to tell" in message) == (verdict == "not measured")
 
 
 def test_a_ratio_below_the_limit_is_not_enough(bench: Bench) -> None:
-    item = timed(1.0, spread=0.3)
+    item = timed(1.0, between=0.2)
     found = ratio(item, level=0.95)
     assert found.low < found.estimate < 1.1 < found.high
     write_run(bench.results.folder, [item])
     assert bench.message(LATENCY).startswith("not measured")
+
+
+def test_the_ratio_of_each_process_is_shown(bench: Bench) -> None:
+    item = timed(1.0, between=0.2)
+    write_run(bench.results.folder, [item])
+    shown = ", ".join(f"{value:.4g}" for value in ratio(item, level=0.95).processes)
+    assert f"over 5 processes: {shown})" in bench.message(LATENCY)
 
 
 def test_other_masks_than_the_baselines_are_not_measured(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from harness.gates import interleaved
 from tests.conftest import Tiny
-from tests.harness.gates.gatefiles import BOUND, Bench, add
+from tests.harness.gates.gatefiles import BOUND, Bench, add, timed, write_run
 
 pytest_plugins = ["pytester"]
 PLUGIN = ("-p", "harness.plugin", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
@@ -63,7 +64,8 @@ def test_only_what_passed_is_measured(tests: pytest.Pytester) -> None:
         "test_expected_to_fail": "failed",
     }
     (item, *_) = interleaved.read(tests.path / "results").benchmarks
-    assert (item.subject, item.control, item.simulated, len(item.subject_ms)) == ("ours", "theirs", False, 10)
+    assert (item.subject, item.control, item.simulated) == ("ours", "theirs", False)
+    assert [len(process.subject_ms) for process in item.processes] == [10]
 
 
 def test_benchmark_only_runs_what_asks_for_both(tests: pytest.Pytester) -> None:
@@ -106,6 +108,82 @@ def test_a_session_without_interleaved_tests_writes_only_when_asked(pytester: py
     assert not (pytester.path / "results").exists()
     pytester.runpytest(*PLUGIN, "--interleaved-results", "there").assert_outcomes(passed=1)
     assert statuses(pytester.path / "there") == {}
+
+
+@pytest.fixture
+def processes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A benchmark whose second process ends as `how` says; an earlier session has measured it."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
+    pytester.makepyfile(
+        f"""
+        import os, signal
+        from pathlib import Path
+        import pytest
+        def test_other(interleaved):
+            interleaved(int, float, {QUICK})
+        def test_one(interleaved):
+            interleaved(int, float, {QUICK})
+            assert "HARNESS_INTERLEAVED_FOLDER" not in os.environ  # a pytest started here would write there
+            with Path("pids").open("a") as file:
+                file.write(f"{{os.getpid()}} ")
+            how = os.environ.get("HOW")
+            if how and len(Path("pids").read_text().split()) == 2:
+                {{"fail": pytest.fail, "skip": pytest.skip, "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL)}}[how](how)
+        """
+    )
+    write_run(pytester.path / "results", [timed(1.0, benchmark="::test_earlier")])
+    return pytester
+
+
+def test_each_process_is_a_fresh_one_and_all_are_kept(processes: pytest.Pytester) -> None:
+    result = processes.runpytest(*PLUGIN, "-k", "test_one", "--interleaved-processes=2")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*process 1 of 2", "*process 2 of 2"])
+    pids = (processes.path / "pids").read_text().split()
+    assert len(set(pids)) == 2
+    assert str(os.getpid()) not in pids
+    (item,) = interleaved.read(processes.path / "results").benchmarks
+    assert (item.benchmark.partition("::")[2], item.status) == ("test_one", "measured")
+    assert [len(process.subject_ms) for process in item.processes] == [10, 10]
+    assert len(set(item.processes)) == 2
+
+
+@pytest.mark.parametrize("how", ["fail", "kill"])
+def test_a_process_that_fails_or_is_killed_leaves_nothing_measured(
+    processes: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("HOW", how)
+    result = processes.runpytest(*PLUGIN, "--interleaved-processes=3", "--interleaved-results=results")
+    assert result.ret == 1
+    result.stderr.fnmatch_lines(["process 2 of 3 ended with *: nothing is measured"])
+    assert len((processes.path / "pids").read_text().split()) == 2
+    assert statuses(processes.path / "results") == {}
+    assert [path.name for path in (processes.path / "results").rglob("*.*")] == ["interleaved.json"]
+
+
+def test_what_one_process_skips_has_failed(
+    processes: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOW", "skip")
+    assert processes.runpytest(*PLUGIN, "--interleaved-processes=2").ret == 0
+    assert statuses(processes.path / "results") == {"test_one": "failed", "test_other": "measured"}
+
+
+def test_processes_that_run_no_tests_measure_nothing(processes: pytest.Pytester) -> None:
+    several = (*PLUGIN, "--interleaved-processes=2")
+    processes.runpytest(*several, "--collect-only")
+    processes.runpytest(*several, "--help")
+    assert statuses(processes.path / "results") == {"test_earlier": "measured"}
+    result = processes.runpytest(*several, "--markers")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: process 1 of 2 ran no tests: nothing is measured"])
+    assert statuses(processes.path / "results") == {}
+
+
+def test_there_is_at_least_one_process(processes: pytest.Pytester) -> None:
+    result = processes.runpytest(*PLUGIN, "--interleaved-processes=0")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --interleaved-processes 0: at least 1 is needed"])
 
 
 def test_one_comparison_per_test(pytester: pytest.Pytester) -> None:
