@@ -25,6 +25,8 @@ class DeviceReport:
     options: dict[str, str] = field(default_factory=dict)
     """Providers, thread counts and precision in effect."""
     simulated: bool = False
+    nodes: dict[str, int] = field(default_factory=dict)
+    """Who runs the graph → how many of its nodes, the one asked for first; empty where the runtime does not tell."""
 
 
 class Session(Protocol):

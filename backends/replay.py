@@ -31,6 +31,7 @@ class ReplaySession:
             runtime=device.runtime,
             options=device.options,
             simulated=device.simulated,
+            nodes=device.nodes,
         )
         self.device_ms = _NONE
         self._stored = stored

@@ -24,6 +24,13 @@ EVERY = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker sets for the backend."""
+    for key, value in registry.backend(request.getfixturevalue("name")).environment.items():
+        monkeypatch.setenv(key, value)
+
+
 @pytest.fixture
 def detector(
     request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory, name: str
@@ -75,7 +82,10 @@ def test_a_backend_that_cannot_run_says_why_and_what_to_do_and_opens_nothing(nam
     reason = backend.unavailable()
     if reason is None:
         pytest.skip(f"{name} runs here")
-    assert re.search(r"pip install|install MindSpore with CANN|install the Ascend driver and CANN", reason)
+    assert re.search(
+        r"pip install|install MindSpore with CANN|install the Ascend driver and CANN|install Intel's driver",
+        reason,
+    )
     assert "\n" not in reason
     assert not reason.endswith(".")
     found = artifact.read(tiny.artifact)
