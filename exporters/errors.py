@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from harness.errors import HarnessError, VerdictError
 
-CONTINUES = "the same command continues it (`fit`: with --resume)"
+CONTINUES = "the same command with --resume continues it"
 
 
 class WeightsError(HarnessError):

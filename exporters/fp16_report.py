@@ -6,17 +6,17 @@ tensor here may not exist on the chip, and a sum inside a kernel may be kept in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from exporters.good_images import batches, spread
 from exporters.source import source
-from harness.artifact import Artifact, Variant
+from harness.artifact import Artifact
 from harness.errors import ArtifactError, MissingExtra
-from harness.preprocess import Preprocessor
-from harness.types import AnyArray, Category, Sample
+from harness.types import AnyArray, Category
 
 try:
     import onnx
@@ -31,8 +31,6 @@ LARGEST = float(np.finfo(np.float16).max)
 """65504."""
 SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)
 """2⁻¹⁴, about 6.1e-5: what is smaller loses digits, below 3e-8 it becomes 0."""
-_ROWS = 4
-"""Inputs of the network run at once."""
 
 
 class TensorRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,8 +156,8 @@ def report(artifact: Artifact, category: Category, *, images: int, head_in_graph
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
-    samples = _spread(category.train, images)
-    for batch in _batches(artifact, variant, samples):
+    samples = spread(category.train, images)
+    for batch in batches(artifact, variant, samples):
         found[input_].add(batch, input_)
         for name, array in zip(exposed, session.run(list(exposed), {input_: batch}), strict=True):
             found[name].add(array, name)
@@ -198,17 +196,3 @@ def _expose(model: Any) -> Mapping[str, str]:
                 if name not in outputs:
                     model.graph.output.append(known[name])
     return exposed
-
-
-def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
-    chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
-    return [samples[index] for index in chosen]
-
-
-def _batches(artifact: Artifact, variant: Variant, samples: Sequence[Sample]) -> Iterator[AnyArray]:
-    """The network's inputs, a few rows at a time."""
-    preprocessor = Preprocessor(artifact.manifest.preprocessing, until=variant.input_stage)
-    for sample in samples:
-        rows = preprocessor.windows(preprocessor.tensor(preprocessor.frame(preprocessor.decode(sample.path))))
-        for start in range(0, len(rows), _ROWS):
-            yield rows[start : start + _ROWS]

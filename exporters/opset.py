@@ -66,15 +66,30 @@ def converted(model: onnx.ModelProto, cann: str) -> onnx.ModelProto:
     """
     lowest, highest = accepted(cann)
     has = version(model)
-    wanted = min(max(has, lowest), highest)
+    return in_opset(
+        model,
+        min(max(has, lowest), highest),
+        why=f"the atc of CANN {cann} takes {lowest} to {highest}",
+        remedy="compile with a newer CANN, or export ONNX in an older opset",
+    )
+
+
+def in_opset(model: onnx.ModelProto, wanted: int, *, why: str, remedy: str) -> onnx.ModelProto:
+    """`model` in opset `wanted`, converted where it has another.
+
+    Raises:
+        ExportError: ONNX cannot convert it; says `why` it should and the `remedy`.
+        ExportMismatch: the converted model computes something else.
+        MissingExtra: onnxruntime, which compares the two, is not installed.
+    """
+    has = version(model)
     if wanted == has:
         return model
     try:
         made = onnx.version_converter.convert_version(model, wanted)
     except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
         raise ExportError(
-            f"the ONNX model has opset {has}, the atc of CANN {cann} takes {lowest} to {highest}, and ONNX cannot convert it to "
-            f"{wanted}: {error}; compile with a newer CANN, or export ONNX in an older opset"
+            f"the ONNX model has opset {has}, {why}, and ONNX cannot convert it to {wanted}: {error}; {remedy}"
         ) from error
     _require_equal(model, made)
     return made

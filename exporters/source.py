@@ -10,12 +10,16 @@ from harness.heads.graph import HEAD
 
 
 def source(artifact: Artifact, formats: tuple[str, ...], *, head_in_graph: bool) -> Variant:
-    """The variant of the first of `formats` that there is, with its head in the graph or without.
+    """The float32 variant of the first of `formats` that there is, with its head in the graph or without.
 
     Raises:
         ArtifactError: there is none; says how the first format is exported.
     """
-    fitting = [item for item in artifact.manifest.variants if (HEAD in item.contains) == head_in_graph]
+    fitting = [
+        item
+        for item in artifact.manifest.variants
+        if (HEAD in item.contains) == head_in_graph and item.precision == "fp32"
+    ]
     for format_ in formats:
         for variant in fitting:
             if variant.format == format_:
@@ -24,5 +28,5 @@ def source(artifact: Artifact, formats: tuple[str, ...], *, head_in_graph: bool)
     option = " --head-in-graph" if head_in_graph else ""
     raise ArtifactError(
         f"{artifact.path}: no {formats[0].upper()} variant {'with' if head_in_graph else 'without'} its head in the graph "
-        f"(variants: {have}); run: python -m harness export {shlex.quote(str(artifact.path))} --format {formats[0]}{option}"
+        f"in float32 (variants: {have}); run: python -m harness export {shlex.quote(str(artifact.path))} --format {formats[0]}{option}"
     )

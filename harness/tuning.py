@@ -1,0 +1,248 @@
+"""The `tune` command: what the settings of a lower precision cost and give, from records of every one of them.
+
+Every trial is a variant of its own in a copy of the artifact, named by its settings, and a case of its own in a worker of
+its own; what is there already is not made or measured again.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness import __version__, artifact, datasets, precision, registry, storage, suite
+from harness.artifact import Artifact, OmRequest, Variant
+from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailable, UsageError
+from harness.precision import PrecisionRequest
+from harness.record import Record
+from harness.types import Category
+
+CALIBRATIONS: tuple[precision.Calibration, ...] = ("minmax", "percentile", "entropy")
+OM_MODES = (
+    *("force_fp32", "cube_fp16in_fp32out", "must_keep_origin_dtype"),
+    *("allow_fp32_to_fp16", "allow_mix_precision", "force_fp16"),
+)
+"""Precision modes of `atc`, from the most to the least exact by their names."""
+_REQUEST = "tuning.sha256"
+"""Of what must not change between two runs into one folder."""
+_ENDS = "ends"
+"""First and last node with weights, and what makes the outputs."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneRequest:
+    """What is to be tried, and where everything goes."""
+
+    artifact: Path
+    data: Path
+    """The folder that holds the categories."""
+    to: Path
+    """Folder of the copy of the artifact with all variants, and of the records."""
+    backends: tuple[str, ...] = ("onnxruntime-cpu",)
+    rounds: int = 2
+    """Every case is measured so many times, one round of all after the other."""
+    images: int = precision.IMAGES
+    om: OmRequest | None = None
+    """The precision modes of `atc` are tried too, with all else as asked here."""
+    threads: int = 1
+    warmup: int = 3
+    timeout: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One setting, and what became of it."""
+
+    variant: str
+    """Its id; what it would have been where it was refused."""
+    settings: str
+    """In words."""
+    refused: str | None = None
+    """Why there is no such variant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """All trials and their records."""
+
+    trials: tuple[Trial, ...]
+    """The unchanged float32 variant first."""
+    rounds: tuple[tuple[Record, ...], ...]
+    """Records of each round."""
+    records: tuple[Path, ...]
+    """Where those of each round lie."""
+
+
+def tune(request: TuneRequest, *, say: Say, report: Callable[[Record], None]) -> Tuned:
+    """Make every variant, then measure all of them round by round.
+
+    Raises:
+        ArtifactError: several artifacts, or none with a float32 ONNX variant.
+        Interrupted: on Ctrl-C; see `harness.suite.run`.
+        Unavailable: something needed to make a variant is not on this machine.
+        UsageError: the folder holds another tuning, or no backend opens a format.
+    """
+    suite.require_cores(request.threads)
+    opened = {name: registry.backend(name).formats for name in request.backends}
+    for format_ in ("onnx",) if request.om is None else ("onnx", "om"):
+        if not any(format_ in formats for formats in opened.values()):
+            raise UsageError(
+                f"tune makes {format_} variants, and --backend {', '.join(opened)} opens none: name one that does too"
+            )
+    found = artifact.find(request.artifact, ())
+    if len(found) != 1:
+        raise ArtifactError(
+            f"{request.artifact}: {len(found)} artifacts: tune one of them, {found[0].path} say"
+        )
+    category = datasets.load_category(request.data, found[0].manifest.category)
+    copy = _copy(found[0], category, request)
+    trials = (_unchanged(copy), *_make(copy, category, request, say))
+    ids = [trial.variant for trial in trials if trial.refused is None]
+    made = {item.id: item.format for item in artifact.read(copy.path).manifest.variants}
+    folders = [request.to / "records" / f"round-{index + 1}" for index in range(request.rounds)]
+    rounds = []
+    for index, folder in enumerate(folders):
+        say(f"round {index + 1} of {request.rounds}")
+        records: list[Record] = []
+        for backend, formats in opened.items():
+            variants = tuple(id_ for id_ in ids if made[id_] in formats)
+            if not variants:
+                continue  # atc compiled none of them
+            plan = suite.plan(
+                suite.BenchRequest(
+                    artifacts=(copy.path,),
+                    data=request.data,
+                    categories=(),
+                    backends=(backend,),
+                    variants=variants,
+                    out=folder,
+                    threads=request.threads,
+                    warmup=request.warmup,
+                )
+            )
+            records += suite.run(plan, timeout=request.timeout, report=report)
+        rounds.append(tuple(records))
+    return Tuned(trials=trials, rounds=tuple(rounds), records=tuple(folders))
+
+
+def _copy(found: Artifact, category: Category, request: TuneRequest) -> Artifact:
+    """The artifact in the folder of the tuning, with its float32 ONNX variant alone; the one there if it is of one request."""
+    source = found.variant(("onnx",))
+    asked = {
+        "detector_sha256": found.manifest.detector_sha256,
+        "model": source.files,
+        "train": datasets.fingerprint(category, "train"),
+        "images": request.images,
+        "harness": __version__,
+    }
+    path, note = request.to / category.name, request.to / _REQUEST
+    if note.is_file():
+        if note.read_text(encoding="utf-8") != _text(asked):
+            raise UsageError(
+                f"{request.to}: holds a tuning of another detector, model, data or --images: choose another folder"
+            )
+        return artifact.read(path)
+    with storage.new_folder(request.to) as folder:
+        copied = folder / category.name
+        copied.mkdir()
+        for name in (artifact.STATE, artifact.NET, *source.files):
+            shutil.copyfile(found.path / name, copied / name)
+        artifact.write_manifest(copied, msgspec.structs.replace(found.manifest, variants=(source,)))
+        (folder / _REQUEST).write_text(_text(asked), encoding="utf-8")
+    return artifact.read(path)
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return storage.sha256_of_json(document) + "\n"
+
+
+def _unchanged(copy: Artifact) -> Trial:
+    return Trial(variant=copy.variant(("onnx",)).id, settings="float32, unchanged")
+
+
+def _make(copy: Artifact, category: Category, request: TuneRequest, say: Say) -> list[Trial]:
+    groups = registry.resolve("stage", "precision_groups", registry.STAGES)(copy)
+    trials = []
+    for settings, asked in lowerings(groups, request.images).items():
+        trials.append(_trial(copy, settings, asked, partial(precision.lower, copy, category, asked)))
+        say(_told(trials[-1]))
+    if request.om is not None:
+        for mode in OM_MODES:
+            om = replace(request.om, precision_mode=mode)
+            trials.append(_trial(copy, f"atc {mode}", om, partial(artifact.export, copy, "om", om=om)))
+            say(_told(trials[-1]))
+    return trials
+
+
+def lowerings(groups: Mapping[str, Sequence[str]], images: int) -> dict[str, PrecisionRequest]:
+    """The lower precisions that are tried, by their settings in words.
+
+    float16; int8 by each calibration, with nothing kept in float32 and with both ends kept; and, by the first of them, with
+    one group kept.
+    """
+    ends = tuple(dict.fromkeys(node for name in ("first", "last", "tail") for node in groups.get(name, ())))
+    found = {"float16": PrecisionRequest(precision="fp16", images=images)}
+    for calibration in CALIBRATIONS:
+        kept: dict[str, Sequence[str]] = {"": (), _ENDS: ends}
+        if calibration == CALIBRATIONS[0]:
+            kept |= groups
+        tried: set[tuple[str, ...]] = set()
+        for name, nodes in kept.items():
+            if tuple(nodes) in tried:  # a network with one layer: its first is its last
+                continue
+            tried.add(tuple(nodes))
+            words = f"int8 {calibration}" + (f", {name} kept" if name else "")
+            safe = re.sub(r"[^\w.-]+", "-", name)  # it becomes part of a file's name
+            found[words] = PrecisionRequest(
+                precision="int8",
+                calibration=calibration,
+                keep_float=tuple(nodes),
+                images=images,
+                label=f"{calibration}-{safe}-kept" if name else calibration,
+            )
+    return found
+
+
+def _trial(
+    copy: Artifact, settings: str, asked: PrecisionRequest | OmRequest, make: Callable[[], Variant]
+) -> Trial:
+    """Have the variant made, or find it made before."""
+    for variant in artifact.read(copy.path).manifest.variants:
+        if _is_made_by(variant, asked):
+            return Trial(variant=variant.id, settings=settings)
+    try:
+        return Trial(variant=make().id, settings=settings)
+    except (ArtifactError, DatasetError, Unavailable, UsageError):
+        raise
+    except HarnessError as error:  # float16 overflows, a compiler fails: that is an answer
+        return Trial(variant=settings, settings=settings, refused=str(error))
+
+
+def _is_made_by(variant: Variant, asked: PrecisionRequest | OmRequest) -> bool:
+    if isinstance(asked, OmRequest):
+        target = variant.target
+        return (
+            target is not None
+            and target.simulated == (asked.atc == "simulated")
+            and (target.soc, variant.gears) == (asked.soc, asked.batches)
+            and asked.cann in (None, target.cann)
+            and target.options == {"precision_mode": asked.precision_mode, "output_type": asked.output_type}
+        )
+    lowered = variant.lowered
+    calibration = asked.calibration if asked.precision == "int8" else None
+    return (
+        lowered is not None
+        and variant.precision == asked.precision
+        and (lowered.calibration, lowered.keep_float) == (calibration, asked.keep_float)
+    )
+
+
+def _told(trial: Trial) -> str:
+    return f"{trial.settings}: {trial.refused or trial.variant}"

@@ -1,0 +1,176 @@
+"""What tuning found, as rows from records: what each setting costs and gives, and the front of those no other beats."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from harness.record import Record
+from harness.tuning import Tuned
+
+_HEADER = (
+    *("", "settings", "variant", "difference", "flips", "image AUROC", "pixel AUROC", "AUPRO"),
+    *("infer ms", "× float32", "peak MB", "model MB"),
+)
+_ABSENT = "–"
+_LEGEND = (
+    "★ on the front: no other setting of the backend is as near to float32 and as fast, and better in one of the two",
+    "difference: the largest of an image score from float32's, as a share of the range of float32's scores; it alone chooses:",
+    "  no label is read for it, but the images are the test images",
+    "flips, AUROC and AUPRO are of the test images too and choose nothing: who picks a setting by them picks on the test set,",
+    "  and has to state its accuracy on other images",
+)
+_METRICS = ("image_auroc", "pixel_auroc", "aupro")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One setting on one backend; what is `None` was not measured."""
+
+    settings: str
+    backend: str
+    variant: str
+    difference: float | None = None
+    """Largest difference of an image score from float32's, as a share of the range of float32's scores."""
+    flips: int | None = None
+    """Test images on the other side of the frozen threshold than with float32."""
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    milliseconds: float | None = None
+    """Median time of inference per image, in the fastest round."""
+    ratio: float | None = None
+    """Of float32's on the same backend."""
+    peak_memory_bytes: int | None = None
+    """Of the worker, in the leanest round."""
+    model_bytes: int | None = None
+    on_front: bool = False
+    note: str | None = None
+    """Why it is not measured, or cannot be on the front."""
+
+
+def rows(tuned: Tuned) -> tuple[Row, ...]:
+    """One row per trial and backend that opened it, those on the front marked.
+
+    On the front is what no other is as near to float32 and as fast as, and better in one (Pareto). Nearness is agreement with
+    float32, for which no label is read. Simulators are left out: their times are not the device's.
+    """
+    measured: dict[tuple[str, str], list[Record]] = {}
+    for item in (item for records in tuned.rounds for item in records):
+        measured.setdefault((item.case.variant, item.case.backend), []).append(item)
+    float32 = tuned.trials[0].variant
+    usual = {backend: of for (variant, backend), of in measured.items() if variant == float32}
+    found: list[Row] = []
+    for trial in tuned.trials:
+        cases = [(backend, of) for (variant, backend), of in measured.items() if variant == trial.variant]
+        if trial.refused is not None or not cases:
+            note = trial.refused or "no backend opened it"
+            found.append(Row(settings=trial.settings, backend=_ABSENT, variant=_ABSENT, note=note))
+        for backend, of in cases:
+            reference = usual.get(backend) or next(iter(usual.values()))
+            row = _row(trial.settings, of, reference)
+            found.append(dataclasses.replace(row, ratio=_ratio(of, usual.get(backend))))
+    return tuple(
+        dataclasses.replace(
+            row,
+            on_front=row.note is None
+            and not any(_beats(other, row) for other in found if other.backend == row.backend),
+        )
+        for row in found
+    )
+
+
+def _row(settings: str, records: Sequence[Record], reference: Sequence[Record]) -> Row:
+    case = records[0].case
+    failed = [item for item in (*records, *reference) if item.status != "measured"]
+    if failed:
+        why = f"{failed[0].case.variant} {failed[0].status}: {failed[0].reason}"
+        return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
+    here, usual = records[0], reference[0]
+    scores, before = (np.array([image.score for image in item.images]) for item in (here, usual))
+    simulated = here.device is not None and here.device.simulated
+    difference = float(np.abs(scores - before).max() / max(np.ptp(before), np.finfo(np.float32).tiny))
+    threshold = usual.thresholds.image
+    peaks = [item.peak_memory_bytes for item in records if item.peak_memory_bytes is not None]
+    return Row(
+        settings=settings,
+        backend=case.runner,
+        variant=case.variant,
+        difference=difference,
+        flips=None if threshold is None else int(((scores > threshold) != (before > threshold)).sum()),
+        metrics={name: here.metrics[name] for name in _METRICS if name in here.metrics},
+        milliseconds=_milliseconds(records),
+        peak_memory_bytes=min(peaks, default=None),
+        model_bytes=here.model_bytes,
+        note="SIMULATED, not hardware" if simulated else None,
+    )
+
+
+def _milliseconds(records: Sequence[Record]) -> float | None:
+    found = [item.latency_ms["infer"].p50 for item in records if "infer" in item.latency_ms]
+    return min(found, default=None)
+
+
+def _ratio(records: Sequence[Record], reference: Sequence[Record] | None) -> float | None:
+    mine, usual = _milliseconds(records), _milliseconds(reference or ())
+    return None if mine is None or usual is None else mine / usual
+
+
+def _beats(other: Row, row: Row) -> bool:
+    if other.note is not None or other.difference is None or other.milliseconds is None:
+        return False
+    if row.difference is None or row.milliseconds is None:
+        return False
+    one, two = (other.difference, other.milliseconds), (row.difference, row.milliseconds)
+    return one != two and one[0] <= two[0] and one[1] <= two[1]
+
+
+def document(tuned: Tuned, found: Sequence[Row]) -> dict[str, Any]:
+    """All rows as one JSON document."""
+    return {"rows": msgspec.to_builtins(found), "records": [str(path) for path in tuned.records]}
+
+
+def lines(found: Sequence[Row], *, rounds: int, records: Path) -> list[str]:
+    """The rows as a table, and what to make of them."""
+    from tabulate import tabulate
+
+    table = tabulate(
+        [_cells(row) for row in found],
+        _HEADER,
+        tablefmt="rounded_outline",
+        disable_numparse=True,
+        colalign=("left", "left", "left", *["right"] * (len(_HEADER) - 3)),
+    )
+    notes = dict.fromkeys(f"{row.settings}: {row.note}" for row in found if row.note)
+    return [
+        *table.splitlines(),
+        *notes,
+        *_LEGEND,
+        f"infer ms: the median per image in the fastest of {rounds} rounds, each a process of its own; near ratios need a quiet machine",
+        f"accuracy against latency: python -m harness tables --results {records} --front aupro --stage infer",
+    ]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        "★" if row.on_front else "",
+        row.settings,
+        row.variant,
+        _shown(row.difference, ".2%"),
+        _shown(row.flips, "d"),
+        *(_shown(row.metrics.get(name), ".4f") for name in _METRICS),
+        _shown(row.milliseconds, ".1f"),
+        _shown(row.ratio, ".2f"),
+        _shown(row.peak_memory_bytes, ".0f", 1e6),
+        _shown(row.model_bytes, ".1f", 1e6),
+    )
+
+
+def _shown(value: float | None, form: str, unit: float | None = None) -> str:
+    if value is None:
+        return _ABSENT
+    return format(value if unit is None else value / unit, form)

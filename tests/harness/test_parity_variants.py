@@ -1,0 +1,83 @@
+"""Several variants of one backend, compared with one of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness import parity
+from harness.parity import text
+from harness.parity.profiles import profile_of
+from tests.harness.records import Results, outputs
+
+
+def three(results: Results) -> None:
+    given = outputs()
+    for variant in ("onnx-fp32", "onnx-fp16", "onnx-int8"):
+        results.add("onnxruntime-cpu", given, case={"variant": variant}, model_sha256=variant)
+    results.add("mindspore-cpu", given, case={"variant": "mindir-fp32"})
+
+
+def test_a_reference_with_a_variant_is_compared_with_the_backends_others_too(results: Results) -> None:
+    three(results)
+    report = parity.parity(results.folder, reference="onnxruntime-cpu:onnx-fp32")
+    assert [(pair.other.runner, pair.other.variant, pair.profile.name) for pair in report.pairs] == [
+        ("mindspore-cpu", "mindir-fp32", "float32"),
+        ("onnxruntime-cpu", "onnx-fp16", "float16"),
+        ("onnxruntime-cpu", "onnx-int8", "int8"),
+    ]
+    assert {pair.reference.variant for pair in report.pairs} == {"onnx-fp32"}
+    assert (report.verdict, report.reasons) == ("passed", ())
+
+
+def test_a_reference_without_a_variant_is_compared_with_other_backends_alone(results: Results) -> None:
+    three(results)
+    report = parity.parity(results.folder, reference="onnxruntime-cpu")
+    assert [pair.other.runner for pair in report.pairs] == ["mindspore-cpu"]
+
+
+def test_a_variant_nobody_benched_is_not_measured_and_the_others_are_listed(results: Results) -> None:
+    three(results)
+    report = parity.parity(results.folder, reference="onnxruntime-cpu:onnx-fp64")
+    assert report.verdict == "not measured"
+    assert "no record of the reference onnxruntime-cpu:onnx-fp64" in report.reasons[0]
+    assert "onnxruntime-cpu:onnx-int8" in report.reasons[0]
+
+
+def test_a_variant_that_lacks_a_category_keeps_parity_from_passing(results: Results) -> None:
+    three(results)
+    for variant in ("onnx-fp32", "onnx-fp16"):
+        results.add(
+            "onnxruntime-cpu", outputs(), case={"variant": variant, "category": "cable"}, model_sha256=variant
+        )
+    reasons = parity.parity(results.folder, reference="onnxruntime-cpu:onnx-fp32").reasons
+    assert any("onnxruntime-cpu:onnx-int8 has none" in reason and "cable" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("order", [("onnx-fp32", "onnx-int8"), ("onnx-int8", "onnx-fp32")])
+def test_the_profile_is_of_the_looser_variant_whichever_side_it_is_on(
+    results: Results, order: tuple[str, str]
+) -> None:
+    one, two = (results.add("a", outputs(), case={"variant": name}, model_sha256=name) for name in order)
+    assert profile_of(one, two, outputs={}).name == "int8"
+
+
+def test_a_source_with_a_colon_is_no_variant(results: Results) -> None:
+    results.add("board", outputs(), case={"source": "run: two"})
+    results.add("other", outputs())
+    report = parity.parity(results.folder, reference="board (run: two)")
+    assert [pair.other.runner for pair in report.pairs] == ["other"]
+
+
+def test_messages_tell_the_variants_of_one_backend_apart(results: Results) -> None:
+    given = outputs()
+    results.add("a", given, case={"variant": "onnx-fp32"})
+    wrong = np.where(given.maps > 0.5, np.nan, given.maps).astype(np.float32)
+    results.add(
+        "a",
+        outputs().__class__(scores=given.scores, labels=given.labels, maps=wrong, masks=given.masks),
+        case={"variant": "onnx-int8"},
+        model_sha256="f" * 64,
+    )
+    lines = text.lines(parity.parity(results.folder, reference="a:onnx-fp32"))
+    assert any("a (onnx-int8)" in line and "NaN" in line for line in lines)
