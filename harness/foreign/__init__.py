@@ -1,0 +1,13 @@
+"""ONNX models that were not exported here: read, described, and taken over as artifacts that `bench` measures as any other.
+
+`protobuf` reads the file, `graph` what of it matters, `recognise` drafts a `description` of how pictures go in and what
+comes out, `adopt` makes an artifact of file and description. No ONNX package is needed, and nothing in the file is executed.
+"""
+
+from harness.foreign.adopt import adopt
+from harness.foreign.description import Description, declare, read, write
+from harness.foreign.graph import Graph
+from harness.foreign.graph import read as read_graph
+from harness.foreign.recognise import recognise
+
+__all__ = ["Description", "Graph", "adopt", "declare", "read", "read_graph", "recognise", "write"]

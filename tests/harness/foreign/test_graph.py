@@ -1,0 +1,139 @@
+"""The file is read as ONNX's own package reads it, and nothing in it makes the reader fail otherwise than in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
+
+import onnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from harness import foreign, storage
+from harness.errors import ArtifactError, UsageError
+from harness.foreign import check
+from harness.foreign.protobuf import parse
+from tests.harness.foreign.models import FLOAT, Toy, as_anomalib, node
+
+
+def test_it_reads_what_the_onnx_package_reads(tmp_path: Path) -> None:
+    toy = as_anomalib(resizes_to=32)
+    path = toy.write(tmp_path / "model.onnx")
+    graph, model = foreign.read_graph(path), onnx.load(str(path))
+    assert graph.producer == "toys"
+    assert graph.opsets == {"": 13}
+    assert [(n.operator, [*n.inputs], [*n.outputs]) for n in graph.nodes] == [
+        (n.op_type, [*n.input], [*n.output]) for n in model.graph.node
+    ]
+    assert [(v.name, v.dtype, v.shape) for v in (*graph.inputs, *graph.outputs)] == [
+        ("input", "float32", (None, 3, None, None)),
+        ("pred_score", "float32", (None, 1)),
+        ("pred_label", "bool", (None, 1)),
+        ("anomaly_map", "float32", (None, 1, 32, 32)),
+        ("pred_mask", "bool", (None, 1, 32, 32)),
+    ]
+    stored = {item.name: numpy_helper.to_array(item).ravel() for item in model.graph.initializer}
+    assert graph.constants.keys() == stored.keys()
+    for name, array in stored.items():
+        assert np.array_equal(graph.constants[name], array)
+    assert graph.files == {"model.onnx": storage.sha256_of_file(path)}
+
+
+@pytest.mark.parametrize("values", [[-1], [0, 1, 300], [2**62, -(2**62)]])
+def test_whole_numbers_are_read_packed_and_raw(values: list[int], tmp_path: Path) -> None:
+    toy = Toy(nodes=[node("Relu", "input", "map")], outputs=[("map", FLOAT, ["n", 1, 32, 32])])
+    model = onnx.load(str(toy.write(tmp_path / "model.onnx")))
+    model.graph.initializer.append(helper.make_tensor("packed", 7, [len(values)], values))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), "raw"))
+    constant = helper.make_node("Constant", [], ["node"], value=helper.make_tensor("v", 1, [2], [0.5, 2.0]))
+    model.graph.node.insert(0, constant)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    found = foreign.read_graph(tmp_path / "model.onnx").constants
+    assert found["packed"].tolist() == found["raw"].tolist() == values
+    assert found["node"].tolist() == [0.5, 2.0]
+
+
+def test_an_input_with_an_initial_value_is_none(tmp_path: Path) -> None:
+    toy = Toy(inputs=[("input", FLOAT, ["n", 3, 32, 32]), ("level", FLOAT, [1])])
+    assert [value.name for value in foreign.read_graph(toy.write(tmp_path / "m.onnx")).inputs] == ["input"]
+
+
+@pytest.mark.parametrize("where", ["inside a branch", "in a function", "sparse"])
+def test_external_data_is_found_wherever_it_lies(where: str, tmp_path: Path) -> None:
+    path = Toy().write(tmp_path / "model.onnx")
+    model = onnx.load(str(path))
+    tensor = helper.make_tensor("far", 1, [1], [1.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../far.bin")
+    constant = helper.make_node("Constant", [], ["c"], value=tensor)
+    if where == "inside a branch":
+        branch = helper.make_graph([constant], "b", [], [])
+        model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch))
+    elif where == "in a function":
+        made = helper.make_function("own", "f", [], ["c"], [constant], [helper.make_opsetid("", 13)])
+        model.functions.append(made)
+    else:
+        model.graph.sparse_initializer.add().values.CopyFrom(tensor)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match=r"'../far.bin' leaves its folder"):
+        foreign.read_graph(path)
+
+
+def test_a_file_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    data = as_anomalib().write(tmp_path / "whole.onnx").read_bytes()
+    for end in range(len(data)):  # it ends with the opset: nothing that may be left out follows
+        (tmp_path / "model.onnx").write_bytes(data[:end])
+        with pytest.raises(ArtifactError, match="not an ONNX model, or a truncated one"):
+            foreign.read_graph(tmp_path / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return as_anomalib(resizes_to=32).write(tmp_path_factory.mktemp("whole") / "model.onnx").read_bytes()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_file_with_wrong_bytes_is_read_or_refused_in_words(
+    changes: list[tuple[int, int]], whole: bytes, tmp_path: Path
+) -> None:
+    data = bytearray(whole)
+    for at, byte in changes:
+        data[at % len(data)] = byte
+    (tmp_path / "model.onnx").write_bytes(data)
+    try:
+        graph = foreign.read_graph(tmp_path / "model.onnx")
+        check.require(graph, foreign.recognise(graph))
+    except (ArtifactError, UsageError):  # anything else would be a defect
+        return
+
+
+@given(data=st.binary(max_size=80))
+def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
+    try:
+        parse(memoryview(data))
+    except ValueError:
+        return
+
+
+def test_graphs_inside_graphs_have_an_end() -> None:
+    graph = b""
+    for _ in range(3000):
+        for number in (6, 5, 1):  # Attribute.graph, Node.attribute, Graph.node
+            graph = bytes([number << 3 | 2]) + _size(len(graph)) + graph
+    with pytest.raises(ValueError, match="nested too deep"):
+        parse(memoryview(bytes([7 << 3 | 2]) + _size(len(graph)) + graph))
+
+
+def _size(value: int) -> bytes:
+    made = bytearray()
+    while value > 127:
+        made.append(value & 127 | 128)
+        value >>= 7
+    return bytes((*made, value))
