@@ -23,7 +23,7 @@ _FULL = 255.0
 class Explanation:
     """In which stage of preprocessing two inputs part, and how."""
 
-    stage: Literal["frame", "input"]
+    stage: Literal["decode", "frame", "input"]
     text: str
 
 
@@ -71,6 +71,15 @@ def explain(frame: UInt8, other: AnyArray) -> Explanation | None:
     if plain.label or plain.left >= _NEAR:
         return None
     return Explanation(stage="frame", text=_resampled(picture, given, plain))
+
+
+def shows(frame: UInt8, other: AnyArray) -> bool:
+    """Whether `other`, (C, H, W), is nothing but `frame`, (H, W, C), normalised in some way."""
+    if other.shape != (frame.shape[2], *frame.shape[:2]) or not np.isfinite(other).all():
+        return False
+    picture = frame.transpose(2, 0, 1).astype(np.float64)
+    fit = _fit(picture, other.astype(np.float64), "input", "", list(range(len(picture))))
+    return fit.left <= EXACT and bool((fit.scale > 0).all())
 
 
 def _arranged(

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from harness import batches, record, storage
 from harness.blame import frames, net
 from harness.errors import RecordError
 from harness.outputs import Reader
+from harness.parity.inputs import stages_in_common
 from harness.record import Record
 from harness.types import AnyArray
 
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 Stage = Literal["decode", "frame", "input", "outputs", "head", "decisions", "metrics"]
 _BEFORE_NET: tuple[Stage, ...] = ("decode", "frame", "input")
 _KEEP = "bench both with --save-outputs"
+_UNLIKE = (
+    "the pictures are not alike, and neither normalisation nor layout makes one of the other: "
+    "another crop, resize or decoder"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,23 +129,25 @@ def _read(folder: Path, name: str) -> Record:
 
 
 def _before_net(pair: _Pair) -> _Found | None:
-    """The first stage of the images whose input differs; `None` where all inputs are equal.
+    """The first stage of the images whose input differs; `None` where all are equal, up to where a network takes over.
 
     A stage whose arrays differ while the input is equal all the same caused nothing.
     """
     first: dict[Stage, list[int]] = {}
     unknown = []
+    stages = _BEFORE_NET[: len(stages_in_common(*pair.records))]
+    last = stages[-1]
     for index, (one, two) in enumerate(zip(*(item.images for item in pair.records), strict=True)):
-        known = [stage for stage in _BEFORE_NET if stage in one.stages and stage in two.stages]
-        if "input" not in known:
+        known = [stage for stage in stages if stage in one.stages and stage in two.stages]
+        if last not in known:
             unknown.append(index)
-        elif one.stages["input"] != two.stages["input"]:
+        elif one.stages[last] != two.stages[last]:
             stage = next(stage for stage in known if one.stages[stage] != two.stages[stage])
             first.setdefault(stage, []).append(index)
     if not first:
         if not unknown:
             return None
-        why = f"the digest of the input is unknown for {len(unknown)} images: bench both again"
+        why = f"the digest of the {last} is unknown for {len(unknown)} images: bench both again"
         return _Found(stage=None, image=pair.names[unknown[0]], lines=(why,))
     stage = min(first, key=_BEFORE_NET.index)
     index = first[stage][0]
@@ -178,7 +187,23 @@ def _explained(pair: _Pair, index: int, stage: Stage) -> frames.Explanation | st
     frame = shown[0]
     if len(rows) > 1:  # windows, of which the first lies at the top left
         frame = frame[: row.shape[1], : row.shape[2]]
-    return frames.explain(frame, row) or "how the inputs differ cannot be told: they are not alike"
+    told = frames.explain(frame, row)
+    if len(rows) == 1 and not _knows_frame(pair, index) and (told is None or told.stage == "frame"):
+        told = _other_image(pair, index, row) or told
+        if told is None and np.isfinite(row).all():
+            return frames.Explanation(stage="frame", text=_UNLIKE)
+    return told or "how the inputs differ cannot be told: they are not alike"
+
+
+def _other_image(pair: _Pair, index: int, row: AnyArray) -> frames.Explanation | None:
+    """Whether the row was made of another test image than that at `index`."""
+    arrays = record.read_evidence(pair.folder, pair.records[0])
+    shown = () if arrays is None else arrays.frames
+    twin = next((place for place, frame in enumerate(shown) if frames.shows(frame, row)), index)
+    if twin == index:
+        return None
+    text = f"{pair.names[index]} shows {pair.names[twin]}: the images are in another order, or one was read twice"
+    return frames.Explanation(stage="decode", text=text)
 
 
 def _frame(pair: _Pair, item: Record, index: int) -> AnyArray | None:
@@ -224,7 +249,7 @@ def _after_net(pair: _Pair) -> _Found:
     worst = pair.report.largest[0].image if pair.report.largest else None
     failed = pair.levels("failed")
     parts: Stage | None = None
-    lines = ["the inputs of the network are equal"]
+    lines = [_inputs_are_equal(pair)]
     if failed & {"tensors", "maps", "scores"}:
         stored = [_stored(pair.folder, item) for item in pair.records]
         if stored[0] is None or stored[1] is None:
@@ -234,6 +259,12 @@ def _after_net(pair: _Pair) -> _Found:
             lines.append(
                 f"whether the network or the head differs cannot be told: the outputs of {' and '.join(lacking)} are not "
                 f"stored; {_KEEP}"
+            )
+            return _Found(stage=None, image=worst, lines=tuple(lines))
+        left_out = pair.report.left_out.get("tensors")
+        if left_out is not None:
+            lines.append(
+                f"whether the network or the head differs cannot be told: {left_out}; bench both with it, or both without"
             )
             return _Found(stage=None, image=worst, lines=tuple(lines))
         tolerances = pair.report.profile.tolerances
@@ -254,6 +285,13 @@ def _after_net(pair: _Pair) -> _Found:
             f"nothing that was measured differs; not measured: {', '.join(sorted(pair.levels('not measured')))}"
         )
     return _Found(stage=parts, image=worst, lines=tuple(lines))
+
+
+def _inputs_are_equal(pair: _Pair) -> str:
+    if stages_in_common(*pair.records)[-1] == "input":
+        return "the inputs of the network are equal"
+    steps = " and ".join(f"{item.case.runner} preprocesses up to {item.input_stage}" for item in pair.records)
+    return f"the frames are equal; after them {steps}: the rest is the model's"
 
 
 def _head(failed: set[str]) -> str:

@@ -6,8 +6,15 @@ import numpy as np
 
 from harness.parity.report import LevelReport, Verdict
 from harness.parity.sides import Sides, share
+from harness.record import Record
 
 STAGES = ("decode", "frame", "input")
+
+
+def stages_in_common(one: Record, two: Record) -> tuple[str, ...]:
+    """`STAGES`, up to the frame where one network takes over earlier than the other: their inputs cannot be equal."""
+    taken_over = (one.input_stage, two.input_stage)
+    return STAGES if None in taken_over or taken_over[0] == taken_over[1] else STAGES[:2]
 
 
 def input_level(sides: Sides) -> LevelReport:
@@ -17,8 +24,8 @@ def input_level(sides: Sides) -> LevelReport:
     Where one network takes over earlier than the other (a chip's AIPP normalises), the frame decides.
     """
     taken_over = [record.input_stage for record in sides.records]
-    last = "frame" if None not in taken_over and taken_over[0] != taken_over[1] else "input"
-    stages = STAGES[: STAGES.index(last) + 1]
+    stages = stages_in_common(*sides.records)
+    last = stages[-1]
     first: dict[str, list[str]] = {stage: [] for stage in STAGES}
     unknown: list[str] = []
     partly: list[str] = []
@@ -30,7 +37,7 @@ def input_level(sides: Sides) -> LevelReport:
         if last not in known:
             unknown.append(one.name)
             continue
-        if known != list(stages):
+        if tuple(known) != stages:
             partly.append(one.name)
         if apart:
             first[apart[0]].append(one.name)

@@ -69,6 +69,9 @@ def map_level(sides: Sides, similarity: Float64 | None) -> LevelReport:
         why = f"evidence of {' and '.join(lacking)} is missing: copy `evidence` along with the records, or bench again"
         return LevelReport(name="maps", verdict="not measured", messages=(why,))
     shapes = [arrays.maps.shape for arrays in sides.evidence if arrays]
+    if all(shape[1:] == (0, 0) for shape in shapes):
+        why = "the detector gives a score per image and no map"
+        return LevelReport(name="maps", verdict="not measured", messages=(why,))
     apart = map_differences(sides)
     if sides.maps is None or apart is None:
         why = " and ".join(f"{shape} on {name}" for shape, name in zip(shapes, sides.backends, strict=True))
@@ -125,9 +128,9 @@ def _within_range(name: str, sides: Sides, apart: Float64, mean: float) -> Level
 
 def flips(sides: Sides) -> tuple[Flip, ...]:
     """Images decided differently; tolerated where the reference's score is within tolerance of the threshold."""
-    if not sides.scores_are_finite:
-        return ()
     threshold = sides.records[0].thresholds.image
+    if not sides.scores_are_finite or threshold is None:
+        return ()
     near = sides.tolerances.score * (sides.good_range or 0.0)
     return tuple(
         Flip(
@@ -149,6 +152,10 @@ def decision_level(sides: Sides, flipped: Sequence[Flip]) -> LevelReport:
     if not sides.scores_are_finite:
         why = "scores that are not finite decide nothing"
         return LevelReport(name="decisions", verdict="not measured", messages=(why,))
+    threshold = sides.records[0].thresholds.image
+    if threshold is None:
+        why = "no threshold is known: the model came without one and none was declared (docs/onnx.md)"
+        return LevelReport(name="decisions", verdict="not measured", messages=(why,))
     asked, good_range = sides.tolerances.score, sides.good_range
     margin = max((flip.margin for flip in flipped), default=0.0)
     return LevelReport(
@@ -158,7 +165,7 @@ def decision_level(sides: Sides, flipped: Sequence[Flip]) -> LevelReport:
         numbers={
             "flips": len(flipped),
             "tolerated_flips": sum(flip.tolerated for flip in flipped),
-            "threshold": sides.records[0].thresholds.image,
+            "threshold": threshold,
             "largest_margin": margin,
             "tolerance_needed": number(margin / good_range) if good_range else None,
         },

@@ -11,6 +11,7 @@ from harness.parity.markup import Block, Heading, Items, Picture, Table, Text, h
 from harness.parity.profiles import precision_of
 from harness.parity.rates import interval_in_words
 from harness.parity.report import COMPARED_METRICS, LevelReport, PairReport, ParityReport, Verdict
+from harness.parity.sides import side_names
 from harness.record import Record
 
 PICTURES = 24
@@ -29,10 +30,14 @@ _SHOWN = {
 }
 
 
-def require_suffix(path: Path) -> None:
-    """Raise `UsageError` unless a page can be written under this name."""
+def require_new(path: Path) -> None:
+    """Raise `UsageError` unless a page can be written under this name, where nothing is yet."""
     if path.suffix.lower() not in _WRITERS:
         raise UsageError(f"--sign {path}: name a file that ends in .html or .md")
+    if path.exists():
+        raise UsageError(
+            f"--sign {path}: is there already, and may be signed: name another file, or move it away"
+        )
 
 
 def write(folder: Path, report: ParityReport, path: Path) -> None:
@@ -41,13 +46,13 @@ def write(folder: Path, report: ParityReport, path: Path) -> None:
     Args:
         folder: Results folder `report` was made from.
         report: What to sign.
-        path: The page; an older one is replaced.
+        path: The page.
 
     Raises:
         RecordError: a record or its evidence was edited or removed since it was written.
-        UsageError: the suffix is neither `.html` nor `.md`.
+        UsageError: the suffix is neither `.html` nor `.md`, or the file is there.
     """
-    require_suffix(path)
+    require_new(path)
     storage.write_bytes(path, _WRITERS[path.suffix.lower()](_blocks(folder, report)).encode())
 
 
@@ -88,10 +93,6 @@ def _records(folder: Path, pair: PairReport) -> tuple[Record, Record]:
 def _read(path: Path) -> Record:
     if not path.is_file():
         raise RecordError(f"{path}: gone since it was compared; run parity again")
-    if not record.is_unaltered(path):
-        raise RecordError(
-            f"{path}: edited since it was written, nobody should sign for it; bench the case again"
-        )
     return record.read(path)
 
 
@@ -132,9 +133,8 @@ def _is_scored(item: Record) -> bool:
 
 
 def _title(pair: PairReport) -> str:
-    return (
-        f"{pair.other.category}: {pair.other.runner} ({pair.other.variant}) against {pair.reference.runner}"
-    )
+    other = f"{pair.other.runner} ({pair.other.variant})"
+    return f"{pair.other.category}: {other} against {side_names(pair.reference, pair.other)[0]}"
 
 
 def _pair_blocks(folder: Path, pair: PairReport, both: tuple[Record, Record]) -> Iterator[Block]:
@@ -146,7 +146,8 @@ def _pair_blocks(folder: Path, pair: PairReport, both: tuple[Record, Record]) ->
     yield Table(("", "both sides"), _common_rows(pair, both[0]))
     sides = [_side_rows(folder / name, item) for name, item in zip(pair.record_files, both, strict=True)]
     rows = [(what, sides[0][what], sides[1][what]) for what in sides[0]]
-    yield Table(("", f"reference: {pair.reference.runner}", f"other: {pair.other.runner}"), rows)
+    names = side_names(pair.reference, pair.other)
+    yield Table(("", f"reference: {names[0]}", f"other: {names[1]}"), rows)
     if not pair.levels:
         return
     yield Heading(3, "Levels")
@@ -167,12 +168,12 @@ def _pair_blocks(folder: Path, pair: PairReport, both: tuple[Record, Record]) ->
 
 
 def _common_rows(pair: PairReport, reference: Record) -> list[tuple[str, str]]:
-    case, data = reference.case, reference.data
+    case, data, thresholds = reference.case, reference.data, reference.thresholds
     rows = [
         ("detector", f"{case.detector} {case.backbone}, detector_sha256 {reference.detector_sha256}"),
         ("weights", f"{reference.weights.source}, {reference.weights.sha256}"),
         ("data set", f"{case.dataset}, {case.category}{f', suite {case.suite}' if case.suite else ''}"),
-        ("thresholds", f"image {reference.thresholds.image:.7g}, pixel {reference.thresholds.pixel:.7g}"),
+        ("thresholds", f"image {_threshold(thresholds.image)}, pixel {_threshold(thresholds.pixel)}"),
     ]
     if data is not None:
         images = f"{data.good} good, {data.defective} defective, fingerprint {data.fingerprint}"
@@ -180,6 +181,10 @@ def _common_rows(pair: PairReport, reference: Record) -> list[tuple[str, str]]:
         masks = f"grey values above {case.mask_threshold}, {case.mask_resize}; the crop cuts {data.masks_cut}, empties {data.masks_emptied}"
         rows.append(("ground truth", masks))
     return [*rows, ("compared", f"{pair.good + pair.defective} images")]
+
+
+def _threshold(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.7g}"
 
 
 def _side_rows(path: Path, item: Record) -> dict[str, str]:
@@ -192,7 +197,7 @@ def _side_rows(path: Path, item: Record) -> dict[str, str]:
         "batch, threads": f"{case.batch_size}, {case.threads}",
         "device": "unknown"
         if device is None
-        else f"{device.device}{', SIMULATED, not hardware' if device.simulated else ''}",
+        else f"{device.described}{', SIMULATED, not hardware' if device.simulated else ''}",
         "software": "unknown" if device is None else _pairs_of(device.runtime),
         "options": "unknown" if device is None else _pairs_of(device.options),
         "host": f"{host.name}, {host.processor}, {host.machine}, {host.system}, Python {host.python}",

@@ -46,17 +46,25 @@ PROFILES = {
 """From the strictest to the loosest."""
 
 _WORDS = {
-    "float32": ("fp32", "float32", "must_keep_origin_dtype", "origin", "enforce_origin", "enforce_fp32"),
+    "float32": (
+        "fp32",
+        "float32",
+        "f32",
+        "must_keep_origin_dtype",
+        "origin",
+        "enforce_origin",
+        "enforce_fp32",
+    ),
     # `force_fp32` is another name of `cube_fp16in_fp32out`, which rounds to float16 before it multiplies.
     "float16": (
-        *("fp16", "float16", "force_fp16", "enforce_fp16", "allow_fp32_to_fp16", "mixed_float16"),
+        *("fp16", "float16", "f16", "force_fp16", "enforce_fp16", "allow_fp32_to_fp16", "mixed_float16"),
         *("allow_mix_precision", "allow_mix_precision_fp16", "cube_fp16in_fp32out", "force_fp32"),
     ),
     "bfloat16": (*("bf16", "bfloat16", "allow_fp32_to_bf16", "mixed_bfloat16", "allow_mix_precision_bf16"),),
     "int8": ("int8", "qint8"),
 }
 """What exporters, compilers and runtimes call them."""
-_OPTIONS = ("precision_mode", "precision_mode_v2", "output_type")
+_OPTIONS = ("precision", "precision_mode", "precision_mode_v2", "output_type")
 """Where a device says which precision it computed in, and what it rounded its outputs to."""
 
 
@@ -103,9 +111,9 @@ def profile_of(
     Raises:
         KeyError: `asked` is not one of `PROFILES`.
     """
-    found = {record.case.runner: precision_of(record) for record in (reference, other)}
-    runner = max(found, key=lambda name: list(PROFILES).index(found[name][0]))
-    name, why = found[runner][0], f"{runner}: {found[runner][1]}"
+    found = [(*precision_of(record), record.case.runner) for record in (reference, other)]
+    name, word, runner = max(found, key=lambda item: list(PROFILES).index(item[0]))
+    why = f"{runner}: {word}"
     if asked is not None:
         why = "as asked" if asked == name else f"as asked; by the records it would be {name} ({why})"
         name = asked

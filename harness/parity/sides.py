@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.parity.profiles import Tolerances
 from harness.record import EvidenceArrays, Record
-from harness.types import Bool, Float32
+from harness.types import Bool, Case, Float32
 
 Float64 = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class Sides:
     @property
     def backends(self) -> tuple[str, str]:
         """Their names."""
-        return self.records[0].case.runner, self.records[1].case.runner
+        return side_names(self.records[0].case, self.records[1].case)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,6 +58,13 @@ class Sides:
         """Largest less smallest of the reference's good scores; `None` when that is no scale to compare with."""
         good = self.scores[0][[image.label == 0 for image in self.records[0].images]]
         return float(np.ptp(good)) or None if len(good) and self.scores_are_finite else None
+
+
+def side_names(one: Case, two: Case) -> tuple[str, str]:
+    """What tells two cases apart: their backends, or the variants of one backend."""
+    if one.runner != two.runner:
+        return one.runner, two.runner
+    return f"{one.runner} ({one.variant})", f"{two.runner} ({two.variant})"
 
 
 def scores_of(record: Record) -> Float64:

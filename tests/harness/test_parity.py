@@ -292,6 +292,8 @@ def test_other_ground_truth_fails(results: Results) -> None:
 
 
 ONE = images(outputs())[0]
+OTHER_PIXELS = msgspec.structs.replace(ONE, stages=ONE.stages | {"decode": "others"})
+UNKNOWN_PIXELS = msgspec.structs.replace(ONE, stages={"input": ONE.stages["input"]})
 OTHER_DATA = Data(fingerprint="9" * 64, good=4, defective=4, masks_cut=0, masks_emptied=0)
 
 
@@ -312,7 +314,14 @@ OTHER_DATA = Data(fingerprint="9" * 64, good=4, defective=4, masks_cut=0, masks_
             {"images": (msgspec.structs.replace(ONE, label=1), *images(outputs())[1:])},
             "labels.*test/good/000.png",
         ),
-        ({"data": OTHER_DATA}, "under the same names .*ffffffffffff and 999999999999"),
+        (
+            {"data": OTHER_DATA, "images": (OTHER_PIXELS, *images(outputs())[1:])},
+            "under the same names .*ffffffffffff and 999999999999",
+        ),
+        (
+            {"data": OTHER_DATA, "images": (UNKNOWN_PIXELS, *images(outputs())[1:])},
+            "under the same names .*ffffffffffff and 999999999999",
+        ),
     ],
 )
 def test_what_is_not_the_same_detector_on_the_same_images_is_refused(
@@ -322,6 +331,20 @@ def test_what_is_not_the_same_detector_on_the_same_images_is_refused(
     assert (pair.verdict, pair.levels) == ("not measured", ())
     assert pair.reason is not None
     assert re.search(reason, pair.reason)
+
+
+def test_images_that_are_only_encoded_otherwise_are_compared(results: Results) -> None:
+    pair = results.compared(outputs(), outputs(), data=OTHER_DATA)
+    assert pair.verdict == "passed"
+    assert "the files of the test images or masks differ, the decoded pixels do not" in pair.notes[-1]
+
+
+def test_other_masks_beside_images_encoded_otherwise_fail(results: Results) -> None:
+    given = outputs()
+    masks = given.masks.copy()
+    masks[5, 3, 3] = True
+    pair = results.compared(given, dataclasses.replace(given, masks=masks), data=OTHER_DATA)
+    assert "inputs" in failing(pair)
 
 
 def test_a_reference_that_failed_is_refused(results: Results) -> None:

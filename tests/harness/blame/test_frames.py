@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from harness.blame import explain
+from harness.blame.frames import shows
 from harness.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from harness.types import AnyArray, UInt8
 
@@ -97,6 +98,23 @@ def test_a_grey_picture_has_no_channel_order() -> None:
 )
 def test_what_is_not_alike_is_not_explained(other: AnyArray) -> None:
     assert explain(FRAME, other) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (normalised(PLANES), True),
+        (normalised(PLANES, (0.5, 0.5, 0.5), (2, 1, 2)), True),
+        (normalised(PLANES[::-1]), False),
+        (-normalised(PLANES), False),
+        (np.zeros(PLANES.shape), False),
+        (np.full(PLANES.shape, np.nan), False),
+        (normalised(PLANES)[:, 1:], False),
+        (normalised(picture(seed=1).transpose(2, 0, 1).astype(float)), False),
+    ],
+)
+def test_an_input_shows_a_picture_that_it_is_a_normalisation_of(other: AnyArray, *, same: bool) -> None:
+    assert shows(FRAME, other) == same
 
 
 def test_a_constant_input_is_not_called_a_normalisation() -> None:

@@ -183,6 +183,41 @@ def test_an_output_is_held_to_the_tolerance_it_was_given(results: Results) -> No
         assert net.compare(readers[0], readers[1], names, tolerances).differ == differ
 
 
+def test_a_head_in_one_graph_alone_leaves_open_whether_the_network_or_the_head_differs(
+    results: Results,
+) -> None:
+    stored(results.add("reference", plain()), results, left=raw())
+    made = results.add("other", moved(plain()))
+    stored(made, results, map=raw())
+    kept = record.read(record.path_of(results.folder, made))
+    assert kept.outputs is not None
+    headed = msgspec.structs.replace(kept.outputs.variant, contains=("head",))
+    headed_outputs = msgspec.structs.replace(kept.outputs, variant=headed)
+    record.write(results.folder, msgspec.structs.replace(kept, outputs=headed_outputs))
+    told = blamed(results)
+    assert told.stage is None
+    assert "other has the head in its graph" in told.found[-1]
+
+
+def test_inputs_are_not_blamed_where_one_network_normalises_itself(results: Results) -> None:
+    """What goes into the two differs by right; the frames are equal."""
+    stored(results.add("reference", plain(), input_stage="layout"), results, left=raw())
+    made = results.add("other", moved(plain()), input_stage="crop")
+    stored(made, results, left=raw() * 2)
+    kept = record.read(record.path_of(results.folder, made))
+    staged(kept, results, lambda index: {"input": f"uint8 {index}"})
+    told = blamed(results)
+    assert told.stage == "outputs"
+    assert told.found[0].startswith("the frames are equal; after them reference preprocesses up to layout")
+
+
+def test_frames_are_blamed_where_one_network_normalises_itself(results: Results) -> None:
+    results.add("reference", plain(), input_stage="layout")
+    made = results.add("other", moved(plain()), input_stage="crop")
+    staged(made, results, lambda index: {"input": f"uint8 {index}", "frame": f"another {index}"})
+    assert blamed(results).stage == "frame"
+
+
 def test_outputs_of_other_names_are_blamed(results: Results) -> None:
     stored(results.add("reference", plain()), results, left=raw())
     stored(results.add("other", moved(plain())), results, right=raw())
@@ -315,6 +350,25 @@ def test_the_image_is_found_within_its_batch(foreign: Foreign) -> None:
         "input differs first for 3 of 8 images, test/good/001.png say",
         "height and width are transposed",
     )
+
+
+def test_the_input_of_another_image_is_recognised_however_it_is_normalised(foreign: Foreign) -> None:
+    """The last batch holds two images; the first of three change places with the last."""
+    folder = foreign(lambda rows: rows[::-1] * np.float32(2), batch_size=3)
+    report = parity.parity(folder.parent / "results", reference="onnxruntime-cpu")
+    (told,) = blame.blame(folder.parent / "results", report, inputs=folder)
+    assert (told.stage, told.image) == ("decode", "test/good/000.png")
+    assert told.found[-1].startswith(
+        "test/good/000.png shows test/good/002.png: the images are in another order"
+    )
+
+
+def test_a_picture_that_no_normalisation_explains_is_blamed_on_the_frame(foreign: Foreign) -> None:
+    folder = foreign(lambda rows: np.random.default_rng(0).random(rows.shape, np.float32))
+    report = parity.parity(folder.parent / "results", reference="onnxruntime-cpu")
+    (told,) = blame.blame(folder.parent / "results", report, inputs=folder)
+    assert told.stage == "frame"
+    assert "not alike, and neither normalisation nor layout" in told.found[-1]
 
 
 def test_other_inputs_than_those_of_the_record_are_refused(

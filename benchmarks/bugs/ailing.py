@@ -1,0 +1,247 @@
+"""Backends of another distribution's: onnxruntime or the simulated board, each with one fault; two without any.
+
+They run in workers, which find them by entry point (`stage.known_adapters`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from backends.base import DeviceReport, Session
+from harness import registry
+from harness.artifact import Artifact, Variant
+from harness.types import AnyArray, Scores
+
+Outputs = dict[str, AnyArray]
+Run = Callable[[AnyArray], Outputs]
+Fault = Callable[[Run, AnyArray], Outputs]
+"""Gives a batch's outputs by the session's own `run`, wrongly."""
+
+
+class AilingSession:
+    """A session whose every run goes through a fault."""
+
+    def __init__(self, session: Session, fault: Fault) -> None:
+        self.report: DeviceReport = session.report
+        self.device_ms: Mapping[str, float] = {}
+        self._session, self._fault = session, fault
+
+    def run(self, batch: AnyArray) -> Outputs:
+        return self._fault(self._session.run, batch)
+
+    def close(self) -> None:
+        self._session.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ailing:
+    """A backend around a real one."""
+
+    fault: Callable[[], Fault]
+    """Made anew for each session."""
+    real: str = "onnxruntime-cpu"
+    simulated: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return registry.backend(self.real).formats
+
+    def unavailable(self) -> str | None:
+        return registry.backend(self.real).unavailable()
+
+    def open(self, artifact: Artifact, variant: Variant, *, threads: int) -> AilingSession:
+        session = registry.backend(self.real).open(artifact, variant, threads=threads)
+        return AilingSession(session, self.fault())
+
+
+def _stale() -> Fault:
+    """The output buffer is read before the device has written it."""
+    last: list[Outputs] = []
+
+    def run(real: Run, batch: AnyArray) -> Outputs:
+        last.append(real(batch))
+        return last.pop(0) if len(last) > 1 else last[0]
+
+    return run
+
+
+def _cut(real: Run, batch: AnyArray) -> Outputs:
+    """The copy back from the device stops three quarters through; the rest of the buffer is zeros."""
+    outputs = {name: array.copy() for name, array in real(batch).items()}
+    for array in outputs.values():
+        array.reshape(-1)[array.size * 3 // 4 :] = 0
+    return outputs
+
+
+def _channels_last(real: Run, batch: AnyArray) -> Outputs:
+    """The device's NHWC bytes are read as NCHW."""
+    return {
+        name: np.ascontiguousarray(array.transpose(0, 2, 3, 1)).reshape(array.shape)
+        for name, array in real(batch).items()
+    }
+
+
+def _swapped(real: Run, batch: AnyArray) -> Outputs:
+    """Outputs are taken in the runtime's order, which is not the manifest's: teacher before student."""
+    outputs = real(batch)
+    names = list(outputs)
+    half = len(names) // 2
+    return dict(zip([*names[half:], *names[:half]], outputs.values(), strict=True))
+
+
+def _off_by_one_gear(real: Run, batch: AnyArray) -> Outputs:
+    """A rest is filled up with a row before it, not behind it; its outputs are taken from the first row on."""
+    if len(batch) == 4:
+        return real(batch)
+    return {name: array[: len(batch)] for name, array in real(np.concatenate([batch[:1], batch])).items()}
+
+
+def _rounded(real: Run, batch: AnyArray) -> Outputs:
+    """Inputs go to the device as float16, although the variant takes float32."""
+    return real(batch.astype(np.float16).astype(np.float32))
+
+
+class _OtherHead:
+    """A board whose copy of the head is another one."""
+
+    def __init__(self, change: Callable[[], None]) -> None:
+        self._change = change
+
+    def __call__(self) -> Fault:
+        self._change()
+        return lambda real, batch: real(batch)
+
+
+def _without_blur() -> None:
+    head = _padim()
+    right = head.resampling_matrix
+    head.resampling_matrix = lambda source, target, _, **rest: right(source, target, 0.0, **rest)
+
+
+def _other_upsampling() -> None:
+    head = _padim()
+    right = head.resampling_matrix
+    head.resampling_matrix = lambda *given, half_pixel: right(*given, half_pixel=not half_pixel)
+
+
+def _mean_as_score() -> None:
+    head = _padim()
+    right = head.PadimHead.__call__
+
+    def wrong(*given: Any) -> Scores:
+        maps = right(*given).maps
+        return Scores(maps=maps, images=maps.mean(axis=(1, 2)))
+
+    head.PadimHead.__call__ = wrong
+
+
+def _padim() -> Any:
+    """The module of PaDiM's head, in this worker."""
+    return importlib.import_module("harness.heads.padim")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuWithoutLibraries:
+    """The row of CUDA on an onnxruntime that lists the provider and, for want of libraries, runs on the CPU."""
+
+    formats: tuple[str, ...] = ("onnx",)
+    simulated: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def open(self, artifact: Artifact, variant: Variant, *, threads: int) -> Session:
+        import onnxruntime
+
+        listed = ["CUDAExecutionProvider", *onnxruntime.get_available_providers()]
+        onnxruntime.get_available_providers = lambda: listed
+        real = onnxruntime.InferenceSession
+
+        def session(*given: Any, providers: Any, **rest: Any) -> Any:
+            del providers  # CUDA's libraries cannot be loaded: it is left out, and the CPU is always there
+            return real(*given, providers=[], **rest)
+
+        onnxruntime.InferenceSession = session
+        warnings.simplefilter("ignore")
+        return registry.backend("onnxruntime-gpu").open(artifact, variant, threads=threads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unoptimised:
+    """The row of onnxruntime's CPU, with every optimisation of the graph turned off."""
+
+    formats: tuple[str, ...] = ("onnx",)
+    simulated: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def open(self, artifact: Artifact, variant: Variant, *, threads: int) -> Session:
+        import onnxruntime
+
+        real = onnxruntime.InferenceSession
+
+        def session(model: str, options: Any, **rest: Any) -> Any:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            return real(model, options, **rest)
+
+        onnxruntime.InferenceSession = session
+        return registry.backend("onnxruntime-cpu").open(artifact, variant, threads=threads)
+
+
+class OnnxSession:
+    """ONNX's own reference implementation, in numpy."""
+
+    def __init__(self, path: str) -> None:
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        self._model = ReferenceEvaluator(path)
+        self.report = DeviceReport(device="cpu", runtime={"onnx": onnx.__version__})
+        self.device_ms: Mapping[str, float] = {}
+
+    def run(self, batch: AnyArray) -> Outputs:
+        arrays = self._model.run(None, {self._model.input_names[0]: batch})
+        return dict(zip(self._model.output_names, arrays, strict=True))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxReference:
+    """ONNX variants through the reference implementation."""
+
+    formats: tuple[str, ...] = ("onnx",)
+    simulated: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def open(self, artifact: Artifact, variant: Variant, *, threads: int) -> OnnxSession:
+        del threads
+        return OnnxSession(str(artifact.model_file(variant)))
+
+
+stale = Ailing(fault=_stale)
+cut = Ailing(fault=lambda: _cut)
+channels_last = Ailing(fault=lambda: _channels_last)
+swapped = Ailing(fault=lambda: _swapped)
+off_by_one_gear = Ailing(fault=lambda: _off_by_one_gear, real="ascend310-simulated", simulated=True)
+rounded = Ailing(fault=lambda: _rounded)
+without_blur = Ailing(fault=_OtherHead(_without_blur))
+other_upsampling = Ailing(fault=_OtherHead(_other_upsampling))
+mean_as_score = Ailing(fault=_OtherHead(_mean_as_score))
+gpu_without_libraries = GpuWithoutLibraries()
+unoptimised = Unoptimised()
+onnx_reference = OnnxReference()

@@ -1,0 +1,168 @@
+"""What an injection works with: a copy of everything a deployment has, and the product's own road over it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from harness import artifact, batches, datasets, scoring, storage, suite
+from harness.artifact import Artifact, Variant
+from harness.types import Category, Float32, Sample
+
+VARIANT = "onnx-fp32"
+HEADED = "onnx-fp32-head"
+Outputs = dict[str, Float32]
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """One deployment, in a folder of its own."""
+
+    folder: Path
+    """Empty, for whatever is needed."""
+    artifact: Path
+    """A copy, to be altered."""
+    data: Path
+    """Shared by all: copy it (`own_data`) before altering it."""
+    results: Path
+    """Holds the reference's record."""
+    others: dict[str, Path]
+    """Artifacts of other fits, not to be altered: `washer`, another category; `seed`, another seed."""
+    inputs: Path | None = None
+    """The batches that went in, once there are any."""
+
+    def opened(self) -> Artifact:
+        """The artifact as it is now."""
+        return artifact.read(self.artifact)
+
+    def variant(self, wanted: str = VARIANT) -> Variant:
+        """One of the artifact's variants."""
+        return next(item for item in self.opened().manifest.variants if item.id == wanted)
+
+    def category(self) -> Category:
+        """The test data as they are now."""
+        return datasets.load_category(self.data, self.opened().manifest.category)
+
+    def own_data(self, name: str = "data") -> Path:
+        """Copy the data; gives the folder of the category."""
+        self.data = Path(shutil.copytree(self.data, self.folder / name))
+        return self.category().root
+
+    def bench(self, backend: str = "onnxruntime-cpu", *, variant: str | None = None, **settings: Any) -> None:
+        """`harness bench --artifact … --save-outputs`; `settings` are further fields of `BenchRequest`."""
+        request = suite.BenchRequest(
+            **{
+                "artifacts": (self.artifact,),
+                "data": self.data,
+                "categories": (),
+                "backends": (backend,),
+                "out": self.results,
+                "variants": () if variant is None else (variant,),
+                "warmup": 1,
+                "save_outputs": True,
+                "inputs": self.inputs,
+                **settings,
+            }
+        )
+        suite.run(suite.plan(request), timeout=request.timeout, report=lambda _: None)
+
+    def write_inputs(self, *, batch_size: int | None = None, format_: batches.Format = "npy") -> None:
+        """`harness inputs`."""
+        self.inputs = self.folder / "inputs"
+        batches.write(
+            self.opened(),
+            self.variant(),
+            self.category(),
+            self.inputs,
+            batch_size=batch_size,
+            format_=format_,
+        )
+
+    def preprocess_elsewhere(self, make: Callable[[Sample], Float32]) -> None:
+        """Overwrite the batches, one image each, as docs/files.md tells another program's author to."""
+        self.write_inputs()
+        assert self.inputs is not None
+        path = self.inputs / batches.INDEX
+        index = json.loads(path.read_bytes())
+        for batch, image, sample in zip(index["batches"], index["images"], self.category().test, strict=True):
+            content = io.BytesIO()
+            np.save(content, make(sample)[None])
+            (self.inputs / batch["file"]).write_bytes(content.getvalue())
+            batch["sha256"] = hashlib.sha256(content.getvalue()).hexdigest()
+            image["stages"] = {}
+        path.write_text(json.dumps(index))
+
+    def run_elsewhere(self, name_of: Callable[[str, int, str], str]) -> Path:
+        """Run the batches through a bare onnxruntime, as a board's own program would; gives the folder of outputs.
+
+        `name_of` makes a file's name of the batch's stem, the output's number and its name.
+        """
+        import onnxruntime
+
+        assert self.inputs is not None
+        folder = self.folder / "outputs"
+        folder.mkdir()
+        session = onnxruntime.InferenceSession(
+            str(self.opened().model_file(self.variant())), providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        for file in sorted((self.inputs / batches.FOLDER).iterdir()):
+            given = np.load(file)
+            for number, array in enumerate(session.run(names, {session.get_inputs()[0].name: given})):
+                path = folder / name_of(file.stem, number, names[number])
+                if path.suffix == ".bin":
+                    path.write_bytes(array.tobytes())
+                else:
+                    np.save(path, array)
+        return folder
+
+    def score(self, outputs: Path, program: scoring.Program = "npy") -> None:
+        """`harness score`."""
+        assert self.inputs is not None
+        request = scoring.ScoreRequest(
+            artifacts=self.artifact,
+            data=self.data,
+            categories=(),
+            inputs=self.inputs,
+            outputs=outputs,
+            program=program,
+            out=self.results,
+            threads=1,
+        )
+        plan = suite.planned(scoring.jobs(request), self.results, force=False)
+        suite.run(plan, timeout=600, report=lambda _: None)
+
+    def edit_graph(self, edit: Callable[[onnx.ModelProto], None], wanted: str = VARIANT) -> None:
+        """Change the model file as an exporter with a fault would have written it, and list it."""
+        variant = self.variant(wanted)
+        path = self.artifact / variant.model
+        model = onnx.load(str(path))
+        before = model.SerializeToString()
+        edit(model)
+        assert model.SerializeToString() != before, "nothing was injected"
+        onnx.checker.check_model(model)
+        onnx.save(model, str(path))
+        self.relist(variant)
+
+    def relist(self, variant: Variant, **changes: Any) -> None:
+        """List the variant's file as it is now."""
+        digest = storage.sha256_of_file(self.artifact / variant.model)
+        made = msgspec.structs.replace(variant, files={variant.model: digest}, **changes)
+        artifact.add_variant(self.artifact, made)
+
+    def edit_manifest(self, *, sign: bool, **changes: Any) -> None:
+        """Change keys of the manifest; where `sign`, its detector's digest too, as a refit would."""
+        manifest = msgspec.structs.replace(self.opened().manifest, **changes)
+        if sign:
+            manifest = msgspec.structs.replace(manifest, detector_sha256=artifact.detector_digest(manifest))
+        artifact.write_manifest(self.artifact, manifest)

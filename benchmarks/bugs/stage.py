@@ -1,0 +1,130 @@
+"""What all changes start from: two data sets, four fitted detectors with their exports, and the references' records."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.bugs import adapters
+from benchmarks.bugs.site import HEADED, Site
+from harness import artifact, datasets
+from harness.datasets.synthetic import make_category
+from harness.settings import Padim, Settings, Stpm
+from harness.types import FitRequest
+
+CATEGORY, OTHER_CATEGORY = "weave", "washer"
+PADIM, STPM = Padim(resize=72, crop=64), Stpm(resize=72, crop=64, epochs=1, batch_size=16)
+"""Small and untrained: what is asked is whether two sides agree, not whether they detect."""
+_FITS: Mapping[str, tuple[str, str, Settings, int]] = {
+    "padim": ("padim", CATEGORY, PADIM, 0),
+    "stpm": ("stpm", CATEGORY, STPM, 0),
+    "washer": ("padim", OTHER_CATEGORY, PADIM, 0),
+    "seed": ("padim", CATEGORY, PADIM, 1),
+}
+_EXPORTS = {
+    "padim": (("onnx", False), ("mindir", False), ("onnx", True)),
+    "stpm": (("onnx", False),),
+    "washer": (("onnx", True),),
+    "seed": (("onnx", False),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything in one folder; made on first use, and copied for every change."""
+
+    folder: Path
+    _references: dict[tuple[str, str], Path] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Path:
+        """Holds both categories: a third of the built-in ones."""
+        data = self.folder / "data"
+        for category in (CATEGORY, OTHER_CATEGORY):
+            if not (data / category).is_dir():
+                whole = make_category(category, 0, self.folder / "whole")
+                shutil.copytree(whole, data / category, ignore=_two_of_three)
+        return data
+
+    def site(self, name: str, subject: str, reference: str) -> Site:
+        """A deployment of `subject` with the reference's record; `padim-head` has the head in its graph."""
+        site = self._site(self.folder / "sites" / name, subject)
+        shutil.copytree(self._reference(subject, reference), site.results)
+        return site
+
+    def _site(self, folder: Path, subject: str) -> Site:
+        folder.mkdir(parents=True)
+        return Site(
+            folder=folder,
+            artifact=Path(
+                shutil.copytree(self._artifact(subject.partition("-")[0]), folder / "artifact" / CATEGORY)
+            ),
+            data=self.data,
+            results=folder / "results",
+            others={name: self._artifact(name) for name in ("washer", "seed")},
+        )
+
+    def _reference(self, subject: str, reference: str) -> Path:
+        """Results folder with the reference's record alone."""
+        key = (subject, reference)
+        if key not in self._references:
+            folder = self.folder / "references" / "-".join(key)
+            shutil.rmtree(folder, ignore_errors=True)  # what a failure left
+            site = self._site(folder, subject)
+            site.bench(reference, variant=HEADED if subject == "padim-head" else None)
+            self._references[key] = site.results
+        return self._references[key]
+
+    def _artifact(self, name: str) -> Path:
+        """A fitted and exported detector."""
+        from exporters.fit.job import fit
+
+        detector, category, settings, seed = _FITS[name]
+        path = self.folder / "artifacts" / name / category
+        if not path.is_dir():
+            request = FitRequest(
+                detector=detector,
+                backbone="resnet18",
+                weights=None,
+                dataset="data",
+                category=datasets.load_category(self.data, category),
+                out=path,
+                settings=settings,
+                seed=seed,
+            )
+            fit(request)
+            for format_, headed in _EXPORTS[name]:
+                artifact.export(artifact.read(path), format_, head_in_graph=headed)
+        return path
+
+
+def _two_of_three(folder: str, names: list[str]) -> list[str]:
+    """Images whose number is no multiple of 3, with their masks."""
+    del folder
+    return [name for name in names if name[:3].isdecimal() and int(name[:3]) % 3]
+
+
+@contextmanager
+def known_adapters(folder: Path) -> Iterator[None]:
+    """Make the ailing backends known to this process and its workers, as an installed distribution does."""
+    metadata = folder / "ailing-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: ailing\nVersion: 1.0\n")
+    lines = [f"{name} = benchmarks.bugs.ailing:{attribute}" for name, attribute in adapters.BACKENDS.items()]
+    (metadata / "entry_points.txt").write_text("\n".join(["[harness.backends]", *lines, ""]))
+    before = os.environ.get("PYTHONPATH")
+    sys.path.append(str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), before]))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
