@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from harness import registry, storage
 from harness.errors import ArtifactError
+from harness.heads.graph import HEAD
 from harness.preprocess import Step
 from harness.types import AnyArray
 
@@ -76,6 +77,25 @@ class OmRequest:
     timeout_s: float = 3600.0
 
 
+class Lowered(_Strict, frozen=True, kw_only=True):
+    """How a variant's precision was lowered from another's."""
+
+    source: str
+    """Id of the other variant."""
+    source_sha256: str
+    """Of its model file."""
+    calibration: str | None
+    """How int8 found the range of each tensor; see `harness.precision.Calibration`."""
+    keep_float: tuple[str, ...]
+    """Nodes and operator types that were asked to stay in float32."""
+    float_nodes: tuple[str, ...]
+    """Nodes that stayed because of that, or because they are the head's."""
+    images: tuple[str, ...]
+    """Good training images it was calibrated on and compared with float32."""
+    images_sha256: str
+    """Of what they gave the network as input."""
+
+
 class Variant(_Strict, frozen=True, kw_only=True):
     """One runnable form of the detector."""
 
@@ -93,10 +113,12 @@ class Variant(_Strict, frozen=True, kw_only=True):
     """File name in the artifact folder → SHA-256; the first is the model."""
     agreement: dict[str, float]
     """Largest difference from the MindSpore cell at export, relative to the cell's largest value, per batch size; empty
-    where the exporting machine cannot run it."""
+    where the exporting machine cannot run it. Of a lowered variant: from float32 on good images, per output."""
     software: dict[str, str] = {}
     target: Target | None = None
     """Only of a compiled variant."""
+    lowered: Lowered | None = None
+    """Only of a variant made from one in a higher precision."""
     gears: tuple[int, ...] = ()
     """Batch sizes it was compiled for, ascending; empty where the batch is free."""
 
@@ -114,15 +136,18 @@ class HeadSpec(_Strict, frozen=True, kw_only=True):
 
 
 class Thresholds(_Strict, frozen=True, kw_only=True):
-    """Decision thresholds, frozen when the detector was fitted, from good images that the fit did not see."""
+    """Decision thresholds, frozen when the detector was fitted, from good images that the fit did not see.
 
-    image: float
+    Of a model that was not fitted here they may be unknown: then nothing decides.
+    """
+
+    image: float | None
     """An image is called defective when its score is greater."""
-    pixel: float
+    pixel: float | None
     """A pixel is called defective when its map value is greater."""
-    image_quantile: float
+    image_quantile: float | None
     pixel_quantile: float | None
-    """`None`: the pixel threshold was given."""
+    """`None`: the threshold was given, or is unknown."""
     held_out_images: int
     """How many images the quantiles rest on."""
 
@@ -216,16 +241,28 @@ class Artifact:
         return arrays
 
     def variant(self, formats: tuple[str, ...], *, simulated: bool = False) -> Variant:
-        """The first variant in the order of `formats`; of the compiled ones, those for a simulator or those for hardware.
+        """The variant in the first of `formats` that there is, whose precision was not lowered; of the compiled ones, those
+        for a simulator or those for hardware. One without the head comes before one with it.
 
         Raises:
-            ArtifactError: there is none.
+            ArtifactError: there is none, or several that differ in more than the head.
         """
         for wanted in formats:
-            for variant in self.manifest.variants:
-                fits = variant.target is None or variant.target.simulated == simulated
-                if variant.format == wanted and fits:
-                    return variant
+            fitting = [
+                variant
+                for variant in self.manifest.variants
+                if variant.format == wanted
+                and variant.lowered is None
+                and (variant.target is None or variant.target.simulated == simulated)
+            ]
+            plain = [variant for variant in fitting if HEAD not in variant.contains] or fitting
+            if len(plain) > 1:
+                names = ", ".join(variant.id for variant in plain)
+                raise ArtifactError(
+                    f"{self.path}: {len(plain)} variants fit: name one with --variant: {names}"
+                )
+            if plain:
+                return plain[0]
         have = ", ".join(variant.id for variant in self.manifest.variants) or "none"
         compiler = ""
         if formats[0] == "om":
@@ -343,5 +380,6 @@ def add_variant(path: Path, variant: Variant) -> None:
     """Add `variant` to the manifest, replacing the one of the same id; call under `locked`."""
     manifest = read(path).manifest
     kept = tuple(other for other in manifest.variants if other.id != variant.id)
-    variants = tuple(sorted((*kept, variant), key=lambda item: item.id))
+    # float32 first: nobody who takes the first of a format gets a lower precision unasked
+    variants = tuple(sorted((*kept, variant), key=lambda item: (item.lowered is not None, item.id)))
     write_manifest(path, msgspec.structs.replace(manifest, variants=variants))

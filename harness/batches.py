@@ -12,7 +12,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -120,19 +120,29 @@ def array_from_bytes(path: Path, data: bytes, dtypes: Sequence[str], shape: tupl
     """
     if path.suffix == ".npy":
         try:
-            array: AnyArray = np.load(io.BytesIO(data), allow_pickle=False)
+            holds, dtype = _header(data)
+            if dtype.name in dtypes and holds == shape:  # before anything is allocated
+                return np.ascontiguousarray(np.load(io.BytesIO(data), allow_pickle=False))
         except (ValueError, EOFError, OSError) as error:
             raise DatasetError(f"{path}: not an array in NumPy's format ({error})") from error
-        if array.dtype.name not in dtypes or array.shape != shape:
-            found = f"{array.dtype.name} {array.shape}"
-            raise DatasetError(f"{path}: holds {found}, expected {' or '.join(dtypes)} {shape}")
-        return np.ascontiguousarray(array)
-    dtype = dtypes[0]
-    expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        raise DatasetError(f"{path}: holds {dtype.name} {holds}, expected {' or '.join(dtypes)} {shape}")
+    name = dtypes[0]
+    expected = int(np.prod(shape)) * np.dtype(name).itemsize
     if len(data) != expected:
         which = "short" if len(data) < expected else "long"
-        raise DatasetError(f"{path}: too {which}: {len(data)} bytes, expected {expected} for {dtype} {shape}")
-    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(shape)
+        raise DatasetError(f"{path}: too {which}: {len(data)} bytes, expected {expected} for {name} {shape}")
+    return np.frombuffer(data, np.dtype(name).newbyteorder("<")).astype(name).reshape(shape)
+
+
+def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type that a `.npy` file claims to hold; raises `ValueError` for anything else."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"version {version[0]}.{version[1]}")
+    shape, _, dtype = readers[version](stream)  # type: ignore[no-untyped-call]
+    return shape, dtype
 
 
 def write(

@@ -121,6 +121,7 @@ def run(
             runtime=session.report.runtime,
             options=session.report.options,
             simulated=session.report.simulated,
+            nodes=session.report.nodes,
         ),
         data=Data(
             fingerprint=job.fingerprint,

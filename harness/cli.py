@@ -27,6 +27,7 @@ PRECISION_MODES = (
     *("force_fp16", "force_fp32", "cube_fp16in_fp32out", "allow_fp32_to_fp16", "must_keep_origin_dtype"),
     "allow_mix_precision",
 )
+CALIBRATIONS = ("minmax", "percentile", "entropy")
 PROFILES = ("float32", "float16", "bfloat16", "int8")
 
 
@@ -55,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{where}{error.strerror or error}; check the path, its permissions and the disk", 3, options
         )
     except KeyboardInterrupt as stop:
-        kept = "; what was finished is kept, the same command continues"
-        lasting = getattr(options, "run", None) in ("bench", "fit", "export")
+        resume = " with --resume" if getattr(options, "run", None) == "fit" else ""
+        kept = f"; what was finished is kept, the same command{resume} continues"
+        lasting = getattr(options, "run", None) in ("bench", "fit", "export", "tune")
         print(str(stop) or f"interrupted{kept if lasting else ''}", file=sys.stderr)
         return 130
     except Exception:  # noqa: BLE001 - a defect of ours must not look like a verdict
@@ -88,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_import,
         _add_settings,
         _add_export,
+        _add_tune,
+        _add_onnx,
         _add_inputs,
         _add_score,
         _add_pack,
@@ -129,12 +133,24 @@ def _add_bench(commands: Any) -> None:
         default="cpu",
         help="a suite's fit runs on (%(default)s)",
     )
+    bench.add_argument(
+        "--onnx", type=_path, metavar="FILE", help="an ONNX model that was not exported here (docs/onnx.md)"
+    )
+    bench.add_argument(
+        "--manifest", type=_path, metavar="FILE", help="with --onnx: what `onnx describe` drafted"
+    )
+    _declarations(bench, "with --onnx: ")
     bench.add_argument("--data", type=_path, metavar="DIR", help="folder that holds the categories")
     _category(bench)
     bench.add_argument(
         "--backend", action="append", metavar="NAME", help="repeats; see: python -m harness backends"
     )
-    bench.add_argument("--variant", metavar="ID", help="variant of the artifact, `onnx-fp32`")
+    bench.add_argument(
+        "--variant",
+        action="append",
+        metavar="ID",
+        help="variant of the artifact, `onnx-fp32`; repeats, and the others are compared with the first",
+    )
     bench.add_argument(
         "--out", type=_path, default=Path("results"), metavar="DIR", help="results folder (%(default)s)"
     )
@@ -154,7 +170,9 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument(
         "--timeout", type=_seconds, default=600.0, metavar="S", help="kill a worker silent for S seconds"
     )
-    bench.add_argument("--seed", type=int, default=0, help="of the built-in data and backbone (%(default)s)")
+    bench.add_argument(
+        "--seed", type=_seed, default=0, help="of the built-in data and backbone (%(default)s)"
+    )
     bench.add_argument(
         "--save-outputs", action="store_true", help="keep the raw outputs, for --backend replay elsewhere"
     )
@@ -207,7 +225,7 @@ def _add_fit_options(fit: argparse.ArgumentParser) -> None:
     _category(fit)
     fit.add_argument("--out", type=_path, default=Path("artifacts"), metavar="DIR", help="(%(default)s)")
     fit.add_argument(
-        "--seed", type=int, default=0, help="of hold-out, channel draw, untrained backbone (%(default)s)"
+        "--seed", type=_seed, default=0, help="of hold-out, channel draw, untrained backbone (%(default)s)"
     )
     for name, kind, what in (
         ("resize", _positive, "squash images to N x N pixels"),
@@ -262,13 +280,57 @@ def _add_export(commands: Any) -> None:
         action="store_true",
         help="the graph also holds the head: image in, map and score out",
     )
+    lower = export.add_argument_group("a lower precision of the float32 ONNX variant (docs/precision.md)")
+    lower.add_argument("--precision", choices=("fp16", "int8"), action="append", default=[], help="repeats")
+    lower.add_argument("--calibration", choices=CALIBRATIONS, help="how int8 finds ranges (minmax)")
+    lower.add_argument(
+        "--keep-float",
+        action="append",
+        default=[],
+        metavar="NODE|OP_TYPE",
+        help="stays in float32: a node by its name, or all of an operator type; repeats",
+    )
+    lower.add_argument("--lower-head", action="store_true", help="of --head-in-graph: lower the head too")
+    good = export.add_argument_group("good images, for --precision and --fp16-report")
+    good.add_argument("--data", type=_path, metavar="DIR", help="folder that holds the categories")
+    good.add_argument("--images", type=_positive, metavar="N", help="good images taken (32; the report 16)")
     _add_om(export.add_argument_group("--format om, compiled by atc from the ONNX variant (docs/ascend.md)"))
     report = export.add_argument_group("which tensors float16 cannot hold, in place of --format")
     report.add_argument("--fp16-report", action="store_true", help="run the ONNX variant on good images")
-    report.add_argument("--data", type=_path, metavar="DIR", help="folder that holds the categories")
-    report.add_argument("--images", type=_positive, metavar="N", help="good images it runs on (16)")
     report.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     export.set_defaults(run="export")
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune",
+        help="try the settings of float16 and int8, measure each, and print the accuracy-latency front",
+        description="Make every variant in a copy of the artifact, measure each in a worker of its own, and print what it costs "
+        "and gives; a run that was cut short continues (docs/precision.md).",
+    )
+    tune.add_argument("artifact", type=_path, metavar="ARTIFACT", help="an artifact with an ONNX variant")
+    tune.add_argument("--data", type=_path, required=True, metavar="DIR", help="folder of the categories")
+    tune.add_argument(
+        "--to",
+        type=_path,
+        required=True,
+        metavar="FOLDER",
+        help="for the copy with all variants, and records",
+    )
+    tune.add_argument("--backend", action="append", metavar="NAME", help="repeats (onnxruntime-cpu)")
+    tune.add_argument(
+        "--rounds", type=_positive, default=2, metavar="N", help="times all are measured (%(default)s)"
+    )
+    tune.add_argument("--images", type=_positive, metavar="N", help="good images for calibration (32)")
+    tune.add_argument("--threads", type=_positive, metavar="N", help="cores of each worker (all usable)")
+    tune.add_argument("--warmup", type=_positive, default=3, metavar="N", help="untimed runs (%(default)s)")
+    tune.add_argument("--timeout", type=_seconds, default=600.0, metavar="S", help="kill a silent worker")
+    om = tune.add_argument_group("the precision modes of atc, tried where a chip is named")
+    om.add_argument("--soc", metavar="NAME", help="the chip; name a --backend that runs it")
+    om.add_argument("--cann", metavar="VERSION", help="of the toolkit (as the toolkit says)")
+    om.add_argument("--atc", metavar="COMMAND", help="the compiler (atc); `simulated`: the simulator")
+    tune.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    tune.set_defaults(run="tune")
 
 
 def _add_om(om: Any) -> None:
@@ -290,6 +352,31 @@ def _add_om(om: Any) -> None:
     om.add_argument("--timeout", type=_seconds, metavar="S", help="stop atc after S seconds (3600)")
     om.add_argument(
         "--dry-run", action="store_true", help="print the command and the AIPP file, and write nothing"
+    )
+
+
+def _add_onnx(commands: Any) -> None:
+    onnx = commands.add_parser("onnx", help="models that were not exported here").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    describe = onnx.add_parser(
+        "describe", help="what a model takes and gives, and what must be declared for bench --onnx"
+    )
+    describe.add_argument("file", type=_path, metavar="FILE")
+    _declarations(describe, "")
+    describe.add_argument("--out", type=_path, metavar="MANIFEST", help="write the description, as JSON")
+    describe.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    describe.set_defaults(run="onnx_describe")
+
+
+def _declarations(parser: argparse.ArgumentParser, when: str) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"{when}declare layout, size, resize, interpolation, colour, range, mean, std, map, score, "
+        "image_threshold, pixel_threshold or name; repeats",
     )
 
 
@@ -328,7 +415,9 @@ def _add_score(commands: Any) -> None:
     )
     score.add_argument("--data", type=_path, required=True, metavar="DIR", help="folder of the categories")
     _category(score)
-    score.add_argument("--label", metavar="NAME", help="tells outputs of several programs or boards apart")
+    score.add_argument(
+        "--label", type=_label, metavar="NAME", help="tells outputs of several programs or boards apart"
+    )
     score.add_argument(
         "--out", type=_path, default=Path("results"), metavar="DIR", help="results folder (%(default)s)"
     )
@@ -371,7 +460,12 @@ def _add_merge(commands: Any) -> None:
 
 def _add_parity(commands: Any) -> None:
     parity = commands.add_parser("parity", help="say whether backends agree, from their records")
-    parity.add_argument("--reference", required=True, metavar="BACKEND", help="the backend to be agreed with")
+    parity.add_argument(
+        "--reference",
+        required=True,
+        metavar="BACKEND[:VARIANT]",
+        help="to be agreed with: a backend, or one variant on it, which its others are compared with too",
+    )
     parity.add_argument("--results", type=_path, default=Path("results"), metavar="DIR", help="(%(default)s)")
     parity.add_argument(
         "--report", type=_path, metavar="DIR", help="write pictures of flips and largest differences"
@@ -537,7 +631,7 @@ def _add_data(commands: Any) -> None:
     synth = data.add_parser("synth", help="write the synthetic data set in MVTec layout")
     synth.add_argument("out", type=_path, metavar="OUT")
     _category(synth)
-    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--seed", type=_seed, default=0)
     synth.set_defaults(run="synth")
     check = data.add_parser("check", help="read everything and say what is there and what is wrong")
     check.add_argument("dir", type=_path, metavar="DIR", help="folder of categories, or one category")
@@ -563,6 +657,18 @@ def _path(text: str) -> Path:
     from harness import storage  # not before there is a path to read: `--help` imports nothing heavy
 
     return storage.local_path(text)
+
+
+def _label(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name: one line of printable characters")
+    return text
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
+    return int(text)
 
 
 def _margin(text: str) -> float:

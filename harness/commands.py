@@ -33,13 +33,20 @@ def _wanted(options: argparse.Namespace, known: Sequence[str]) -> tuple[str, ...
 def _bench(options: argparse.Namespace) -> int:
     from harness import quickstart, suite
 
+    say = _say_on_stderr if options.json else print
+    if options.onnx is not None:
+        from harness.foreign import running
+
+        options.artifact = running.artifacts(options, _wanted(options, ()), say)
+        options.backend = options.backend or running.backends(quickstart.runnable_backends(say))
+    elif options.manifest is not None or options.set:
+        raise UsageError("bench --manifest and --set describe the model of --onnx FILE")
     if options.suite is not None:
         return _bench_suite(options)
     if REPLAY in (options.backend or ()) or options.outputs is not None:
         return _replay(options)
     if options.weights is not None:
         raise UsageError("bench --weights needs --suite NAME, whose detectors it fits")
-    say = _say_on_stderr if options.json else print
     settings = _settings(options)
     if options.artifact is not None:
         if options.data is None:
@@ -116,13 +123,15 @@ def _replay(options: argparse.Namespace) -> int:
             raise UsageError(
                 f"--{name.replace('_', '-')}: a replay takes everything from the record it plays"
             )
+    if len(options.variant or ()) > 1:
+        raise UsageError("bench --backend replay plays the outputs of one --variant at a time, or of all")
     jobs = replaying.jobs(
         replaying.ReplayRequest(
             artifacts=tuple(options.artifact),
             results=options.outputs,
             categories=_wanted(options, ()),
             out=options.out,
-            variant=options.variant,
+            variant=options.variant[0] if options.variant else None,
             threads=options.threads,
         )
     )
@@ -198,9 +207,10 @@ def _merge(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     from harness import host
 
-    names = ("out", "variant", "batch_size", "warmup", "timeout", "force", "save_outputs", "inputs")
+    names = ("out", "batch_size", "warmup", "timeout", "force", "save_outputs", "inputs")
     settings = {name: getattr(options, name) for name in names}
     return settings | {
+        "variants": tuple(dict.fromkeys(options.variant or ())),
         "threads": options.threads or host.usable_cores(),
         "mask_threshold": 127 if options.mask_threshold is None else options.mask_threshold,
         "mask_resize": options.mask_resize or "nearest",
@@ -256,7 +266,8 @@ def _conclude(
 
     from harness import presentation
 
-    report = _parity_of(records, backends, options.out)
+    variants = tuple(dict.fromkeys(getattr(options, "variant", None) or ()))  # of `bench` alone
+    report = _parity_of(records, backends, variants, options.out)
     if options.json:
         document = {"records": [msgspec.to_builtins(item) for item in records]}
         print(json.dumps(document | ({"failures": failures} if failures else {}), allow_nan=False))
@@ -284,14 +295,20 @@ def _quiet(record: Record) -> None:
         _say_case(record)
 
 
-def _parity_of(records: Sequence[Record], backends: Sequence[str], out: Path) -> ParityReport | None:
-    """Parity of the records just made; none without records of at least two backends."""
+def _parity_of(
+    records: Sequence[Record], backends: Sequence[str], variants: Sequence[str], out: Path
+) -> ParityReport | None:
+    """Parity of the records just made, with the first of several variants; none without two sides."""
     from harness import parity
 
-    if len(backends) < 2 or not records:
+    if len(backends) * max(1, len(variants)) < 2 or not records:
         return None
     trained_with = [name for name in backends if name.startswith(("mindspore", "ascend910"))]
-    return parity.parity(out, reference=(trained_with or backends)[0], records=tuple(records))
+    simulated = {item.case.backend for item in records if item.device and item.device.simulated}
+    reference = (trained_with or [name for name in backends if name not in simulated] or backends)[0]
+    if len(variants) > 1:
+        reference = f"{reference}:{variants[0]}"
+    return parity.parity(out, reference=reference, records=tuple(records))
 
 
 def _fit(options: argparse.Namespace) -> int:
@@ -322,6 +339,38 @@ def _export(options: argparse.Namespace) -> int:
     return exporting.export(options)
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from harness import artifact, host, precision, suite, tuning, tuning_front
+
+    compiler = {"soc": options.soc, "cann": options.cann, "atc": options.atc}
+    given = {name: value for name, value in compiler.items() if value is not None}
+    if given and options.soc is None:
+        raise UsageError("tune --cann and --atc need --soc, the chip to compile for: --soc Ascend310")
+    request = tuning.TuneRequest(
+        artifact=options.artifact,
+        data=options.data,
+        to=options.to,
+        backends=tuple(dict.fromkeys(options.backend or ("onnxruntime-cpu",))),
+        rounds=options.rounds,
+        images=options.images or precision.IMAGES,
+        om=artifact.OmRequest(**given) if given else None,
+        threads=options.threads or host.usable_cores(),
+        warmup=options.warmup,
+        timeout=options.timeout,
+    )
+    try:
+        tuned = tuning.tune(request, say=_say_on_stderr, report=_quiet if options.json else _say_case)
+    except suite.Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    found = tuning_front.rows(tuned)
+    told = tuning_front.lines(found, rounds=options.rounds, records=tuned.records[0])
+    print(
+        json.dumps(tuning_front.document(tuned, found), allow_nan=False) if options.json else "\n".join(told)
+    )
+    return 3 if any(row.difference is None and row.backend != "–" for row in found) else 0
+
+
 def _parity(options: argparse.Namespace) -> int:
     from harness import parity
 
@@ -334,7 +383,7 @@ def _parity(options: argparse.Namespace) -> int:
     if options.sign is not None:
         from harness.parity import page
 
-        page.require_suffix(options.sign)
+        page.require_new(options.sign)
     asked = parity.Asked(profile=options.profile, outputs=outputs, margin=options.margin)
     report = parity.parity(options.results, reference=options.reference, asked=asked)
     document, lines = report.to_json(), parity.lines(report)
@@ -370,6 +419,14 @@ def _baseline_update(options: argparse.Namespace) -> int:
 
     changes = gates.update(gates.find(options.rules), options.results)
     print("\n".join(changes) or "the baseline is as it was")
+    return 0
+
+
+def _onnx_describe(options: argparse.Namespace) -> int:
+    from harness.foreign import running
+
+    document, lines = running.describe(options)
+    print(json.dumps(document, allow_nan=False) if options.json else "\n".join(lines))
     return 0
 
 
@@ -499,6 +556,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "fit": _fit,
     "settings": _describe_settings,
     "export": _export,
+    "tune": _tune,
+    "onnx_describe": _onnx_describe,
     "inputs": _inputs,
     "score": _score,
     "pack": _pack,

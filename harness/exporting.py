@@ -7,24 +7,26 @@ import json
 
 import msgspec
 
-from harness import artifact, datasets, registry
-from harness.artifact import OmRequest, Variant
+from harness import artifact, datasets, precision, registry
+from harness.artifact import Artifact, OmRequest, Variant
 from harness.errors import UsageError
+from harness.precision import PrecisionRequest
 
 
 def export(options: argparse.Namespace) -> int:
-    """Export what `options` ask for, show what `atc` would be told, or report on float16; gives the exit code.
+    """Export what `options` ask for, lower a precision, show what `atc` would be told, or report on float16; gives the exit code.
 
     Raises:
         UsageError: options that do not belong together.
     """
     if options.fp16_report:
         return _report_fp16(options)
-    if options.data is not None or options.images is not None or options.json:
-        raise UsageError("export --data, --images and --json belong to --fp16-report")
-    if not options.format:
-        raise UsageError("export needs --format (onnx, mindir, air, om) or --fp16-report")
+    if options.json:
+        raise UsageError("export --json belongs to --fp16-report")
+    if not options.format and not options.precision:
+        raise UsageError("export needs --format (onnx, mindir, air, om), --precision or --fp16-report")
     om = _om_request(options)
+    lowerings = _precision_requests(options)
     for found in artifact.find(options.artifact, ()):
         for name in dict.fromkeys(options.format):
             if options.dry_run:
@@ -34,7 +36,59 @@ def export(options: argparse.Namespace) -> int:
             asked = om if name == "om" else None
             variant = artifact.export(found, name, head_in_graph=options.head_in_graph, om=asked)
             print(f"{found.path / variant.model}: {_checked(variant)}")
+        for request in lowerings:
+            category = datasets.load_category(options.data, found.manifest.category)
+            variant = precision.lower(
+                artifact.read(found.path), category, request, head_in_graph=options.head_in_graph
+            )
+            print(f"{found.path / variant.model}: {_lowered(found, variant)}")
     return 0
+
+
+def _precision_requests(options: argparse.Namespace) -> tuple[PrecisionRequest, ...]:
+    """What is asked of `--precision`; none where it is not given."""
+    int8 = "int8" in options.precision
+    if options.calibration is not None and not int8:
+        raise UsageError("export --calibration belongs to --precision int8: float16 needs none")
+    if not options.precision:
+        if options.data is not None or options.images is not None:
+            raise UsageError("export --data and --images belong to --fp16-report and --precision")
+        if options.keep_float or options.lower_head:
+            raise UsageError("export --keep-float and --lower-head belong to --precision")
+        return ()
+    if options.data is None:
+        what = "int8 is calibrated on" if int8 else "float16 is checked for overflow on"
+        raise UsageError(
+            f"export --precision needs --data DIR, the folder that holds the categories: {what} good images"
+        )
+    if options.dry_run:
+        raise UsageError("export --dry-run shows what --format om would do: leave out --precision")
+    if options.lower_head and not options.head_in_graph:
+        raise UsageError("export --lower-head needs --head-in-graph: other variants hold no head")
+    return tuple(
+        PrecisionRequest(
+            precision=name,
+            calibration=options.calibration or "minmax",
+            keep_float=tuple(dict.fromkeys(options.keep_float)),
+            lower_head=options.lower_head,
+            images=options.images or precision.IMAGES,
+        )
+        for name in dict.fromkeys(options.precision)
+    )
+
+
+def _lowered(found: Artifact, variant: Variant) -> str:
+    """What is known of a variant in a lower precision."""
+    assert variant.lowered is not None  # noqa: S101 - what such a variant is
+    lowered = variant.lowered
+    sizes = [(found.path / name).stat().st_size / 1e6 for name in (variant.model, f"{lowered.source}.onnx")]
+    apart = ", ".join(f"{name} {value:.1e}" for name, value in variant.agreement.items())
+    kept = f", {len(lowered.float_nodes)} nodes kept in float32" if lowered.float_nodes else ""
+    how = f"calibrated ({lowered.calibration}) and compared" if lowered.calibration else "compared"
+    return (
+        f"{sizes[0]:.1f} MB of {sizes[1]:.1f}{kept}; {how} on {len(lowered.images)} good images: differs from {lowered.source} by "
+        f"at most, of the largest value: {apart}; bench and parity say what that costs"
+    )
 
 
 def _checked(variant: Variant) -> str:
@@ -75,8 +129,8 @@ def _om_request(options: argparse.Namespace) -> OmRequest | None:
 def _report_fp16(options: argparse.Namespace) -> int:
     if options.data is None:
         raise UsageError("export --fp16-report needs --data DIR, the folder that holds the categories")
-    if options.format:
-        raise UsageError("export --fp16-report exports nothing: leave out --format")
+    if options.format or options.precision:
+        raise UsageError("export --fp16-report exports nothing: leave out --format and --precision")
     _om_request(options)
     report = registry.resolve("stage", "fp16_report", registry.STAGES)
     found = artifact.find(options.artifact, ())

@@ -61,6 +61,8 @@ def fit(options: argparse.Namespace, names: Sequence[str]) -> int:
 
 def _template(options: argparse.Namespace) -> FitRequest:
     """The request of every category, but for the category; `out` is the folder of them all."""
+    if options.detector == "ssim_ae" and (options.weights or options.backbone) is not None:
+        raise UsageError("ssim_ae has no backbone: leave out --weights and --backbone")
     backbone = "none" if options.detector == "ssim_ae" else options.backbone or "resnet18"
     if options.weights is None and backbone != "none":
         raise UsageError("fit needs --weights W: a backbone's file, or `random` for an untrained one")
@@ -95,7 +97,10 @@ def _settings(options: argparse.Namespace) -> Settings:
         if not equals:
             raise UsageError(f"--set {item}: expected NAME=VALUE")
         storage.local_path(value)  # one of them may be a path
-        given[name.strip().replace("-", "_")] = value.strip()
+        name = name.strip().replace("-", "_")
+        if name in given:
+            raise UsageError(f"--set {item}: {name} is set twice")
+        given[name] = value.strip()
     return settings_module.settings(options.detector, given)
 
 

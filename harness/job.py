@@ -9,6 +9,7 @@ import msgspec
 
 from harness import __version__, record, storage
 from harness.artifact import Artifact, Variant
+from harness.errors import ArtifactError, RecordError
 from harness.heads.graph import HEAD
 from harness.record import Device, Record, Source
 from harness.types import Case, Category
@@ -68,10 +69,26 @@ class Job:
         )
 
     def finished(self) -> Record | None:
-        """The record of an earlier run of the same inputs, if it was measured, with its outputs where they are to be kept."""
+        """The record of an earlier run of the same inputs, if it was measured, with its outputs where they are to be kept.
+
+        None either where the record, its evidence or a file of the artifact is not what it was: the case then runs again,
+        and says what is wrong if that is so still.
+        """
         path = self.out / record.file_name(self.case, self.inputs_sha256)
         if not path.is_file():  # other outcomes have other file names
             return None
-        found = record.read(path)
+        try:
+            found = record.read(path)
+            arrays = record.read_evidence(self.out, found)
+            self._require_files()
+        except (ArtifactError, RecordError):
+            return None
         kept = found.outputs is not None and (self.out / found.outputs.file).is_file()
-        return found if kept or not self.save_outputs else None
+        return found if arrays is not None and (kept or not self.save_outputs) else None
+
+    def _require_files(self) -> None:
+        """Raise `ArtifactError` unless the artifact holds what the case needs."""
+        if self.outputs is None:
+            self.artifact.model_file(self.variant)
+        if self.head != GRAPH:
+            self.artifact.state()

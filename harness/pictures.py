@@ -49,7 +49,7 @@ class _Subject:
     name: str
     label: int
     scores: tuple[float, float]
-    threshold: float
+    threshold: float | None
     flipped: bool
     frame: UInt8
     mask: Bool
@@ -102,7 +102,9 @@ class Picture:
 
 
 def of_pair(folder: Path, pair: PairReport) -> Iterator[Picture]:
-    """One picture per image of the largest differences and per flipped image; none without a comparison or evidence.
+    """One picture per image of the largest differences and per flipped image.
+
+    None without a comparison, evidence or maps.
 
     Raises:
         RecordError: a record or its evidence was altered or removed since `pair` was made.
@@ -111,7 +113,11 @@ def of_pair(folder: Path, pair: PairReport) -> Iterator[Picture]:
         return
     one, two = (_read(folder, name) for name in pair.record_files)
     evidence = record.read_evidence(folder, one), record.read_evidence(folder, two)
-    if evidence[0] is None or evidence[1] is None:
+    if (
+        evidence[0] is None
+        or evidence[1] is None
+        or not all(arrays.maps.size for arrays in evidence if arrays)
+    ):
         return
     position = {image.name: index for index, image in enumerate(one.images)}
     flipped = {flip.image: True for flip in pair.flips}
@@ -174,7 +180,8 @@ def draw(subject: _Subject) -> UInt8:
 def _write_text(canvas: UInt8, subject: _Subject) -> None:
     kind, (one, two) = "defective" if subject.label else "good", subject.scores
     _put(canvas, f"{subject.category}: {subject.name}", (MARGIN, MARGIN + 18), WIDTH - 2 * MARGIN, size=0.75)
-    summary = f"{kind}, threshold {subject.threshold:.6g}, scores differ by {abs(two - one):.2g}"
+    threshold = "unknown" if subject.threshold is None else f"{subject.threshold:.6g}"
+    summary = f"{kind}, threshold {threshold}, scores differ by {abs(two - one):.2g}"
     if subject.flipped:
         summary += f": FLIP, {' but '.join(_decision(subject, side) for side in (0, 1))}"
     place = (MARGIN, MARGIN + LINE + 18)
@@ -196,6 +203,7 @@ def _write_text(canvas: UInt8, subject: _Subject) -> None:
 
 
 def _decision(subject: _Subject, side: int) -> str:
+    assert subject.threshold is not None  # noqa: S101 - without one nothing flips
     called = "defective" if subject.scores[side] > subject.threshold else "good"
     return f"{called} on {subject.backends[side]}"
 

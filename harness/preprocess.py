@@ -23,7 +23,7 @@ from harness.types import AnyArray, Bool, Float32, MaskResize, UInt8
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Size = Annotated[int, msgspec.Meta(ge=1)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 # fmt: off
 Interpolation = Literal[

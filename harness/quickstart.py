@@ -35,7 +35,7 @@ class Prepared:
 
 
 def runnable_backends(say: Say) -> tuple[str, ...]:
-    """Backends that can run on this machine, simulators left out; says of each other one why it cannot.
+    """Backends that can run on this machine, without simulators and lower precisions; says of each other one why it cannot.
 
     Raises:
         Unavailable: none can.
@@ -43,7 +43,7 @@ def runnable_backends(say: Say) -> tuple[str, ...]:
     reasons = {
         name: reason
         for name, reason in worker.probe_all().items()
-        if reason is not None or not registry.backend(name).simulated
+        if reason is not None or not (registry.backend(name).simulated or name in registry.LOWER_PRECISION)
     }
     for name, reason in reasons.items():
         if reason is not None:

@@ -81,6 +81,17 @@ class Device(_Strict, frozen=True, kw_only=True):
     runtime: dict[str, str]
     options: dict[str, str]
     simulated: bool
+    nodes: dict[str, int] = {}
+    """Who ran the graph → how many of its nodes, the one asked for first; empty where the runtime does not tell."""
+
+    @property
+    def described(self) -> str:
+        """The device, and how much of the graph it ran where that may not be all: `cuda:0 (40 of 42 nodes, …)`."""
+        if (self.device == "cpu" and len(self.nodes) < 2) or not self.nodes:
+            return self.device
+        asked, *others = self.nodes
+        rest = "".join(f", {self.nodes[name]} on {name}" for name in others)
+        return f"{self.device} ({self.nodes[asked]} of {sum(self.nodes.values())} nodes{rest})"
 
 
 class Fit(_Strict, frozen=True, kw_only=True):
@@ -181,7 +192,7 @@ class Record(_Strict, frozen=True, kw_only=True):
     outputs: StoredOutputs | None = None
     source: Source | None = None
     record_sha256: str | None = None
-    """Of all else in the file, which `write` adds and `is_unaltered` checks; absent from records in memory."""
+    """Of all else in the file, which `write` adds and `read` checks; absent from records in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +200,7 @@ class EvidenceArrays:
     """The arrays a record's numbers come from; axis 0 in the order of the record's `images`."""
 
     maps: Float32
-    """(N, H, W) anomaly maps."""
+    """(N, H, W) anomaly maps; (N, 0, 0) of a detector that gives none."""
     masks: Bool
     """(N, H, W) ground truth in the frame of the maps."""
     frames: UInt8
@@ -208,12 +219,6 @@ def write(folder: Path, record: Record) -> Path:
     document = {key: value for key, value in msgspec.to_builtins(record).items() if value is not None}
     storage.write_json(path, document | {"record_sha256": storage.sha256_of_json(document)})
     return path
-
-
-def is_unaltered(path: Path) -> bool:
-    """Whether the file of a record holds what `write` wrote; layout and order of the keys do not matter."""
-    document = json.loads(path.read_bytes())
-    return bool(document.pop("record_sha256", None) == storage.sha256_of_json(document))
 
 
 def path_of(folder: Path, record: Record) -> Path:
@@ -249,10 +254,18 @@ def read(path: Path) -> Record:
     """
     remedy = "bench the case again, or move the file away"
     found = storage.read_json(path, Record, schema=SCHEMA, error=RecordError, remedy=remedy)
-    wrong = _contradiction(path, found)
+    wrong = _contradiction(path, found) or (
+        None if _is_unaltered(path) else "it has another digest, record_sha256"
+    )
     if wrong:
         raise RecordError(f"{path}: edited or renamed: {wrong}; {remedy}")
     return msgspec.structs.replace(found, record_sha256=None)
+
+
+def _is_unaltered(path: Path) -> bool:
+    """Whether the file of a record holds what `write` wrote; layout and order of the keys do not matter."""
+    document = json.loads(path.read_bytes())
+    return bool(document.pop("record_sha256", None) == storage.sha256_of_json(document))
 
 
 def _contradiction(path: Path, record: Record) -> str | None:
@@ -332,8 +345,9 @@ def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:
         raise RecordError(f"{path}: not evidence of this harness ({error}); bench the case again") from error
     found = [(array.dtype.name, *array.shape) for array in (maps, masks, frames)]
     count, height, width = (len(record.images), *frames.shape[1:3]) if frames.ndim == 4 else (0, 0, 0)
+    sides = (0, 0) if maps.shape[1:] == (0, 0) else (height, width)
     expected = [
-        ("float32", count, height, width),
+        ("float32", count, *sides),
         ("uint8", count, height, -(-width // 8)),
         ("uint8", count, height, width, 1 if frames.shape[-1] == 1 else 3),
     ]
@@ -342,5 +356,5 @@ def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:
             f"{path}: maps, masks and frames are {found}, which do not fit {len(record.images)} images; "
             "bench the case again"
         )
-    bits = np.unpackbits(masks, axis=-1, count=maps.shape[-1]).astype(np.bool_)
+    bits = np.unpackbits(masks, axis=-1, count=width).astype(np.bool_)
     return EvidenceArrays(maps=maps, masks=bits, frames=frames)

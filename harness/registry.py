@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 BACKENDS = {
     "onnxruntime-cpu": "backends.ort:cpu",
     "onnxruntime-gpu": "backends.ort:gpu",
+    "onnxruntime-tensorrt": "backends.ort:tensorrt",
+    "onnxruntime-tensorrt-fp16": "backends.ort:tensorrt_fp16",
+    "onnxruntime-openvino": "backends.ort:openvino",
+    "onnxruntime-directml": "backends.ort:directml",
     "onnxruntime-cann": "backends.ort:cann",
     "onnxruntime-cann-fp16": "backends.ort:cann_fp16",
+    "openvino-cpu": "backends.openvino:cpu",
+    "openvino-cpu-default": "backends.openvino:cpu_default",
+    "openvino-gpu": "backends.openvino:gpu",
+    "openvino-gpu-default": "backends.openvino:gpu_default",
+    "openvino-npu-default": "backends.openvino:npu_default",
     "mindspore-cpu": "backends.mindspore:cpu",
     "ascend910": "backends.mindspore:ascend910",
     "ascend310": "backends.ascend.adapter:ascend310",
@@ -35,6 +44,8 @@ BACKENDS = {
     "ascend-lite-fp16": "backends.lite:ascend_fp16",
     "ascend-lite-simulated": "backends.lite:ascend_simulated",
 }
+LOWER_PRECISION = tuple(name for name in BACKENDS if name.endswith(("-fp16", "-default")))
+"""Backends that may compute in a lower precision than the model's: run only where they are asked for by name."""
 HEADS = {
     "padim": "harness.heads.padim:PadimHead",
     "patchcore": "harness.heads.patchcore:PatchcoreHead",
@@ -42,6 +53,7 @@ HEADS = {
     "stpm": "harness.heads.stpm:StpmHead",
     "ssim_ae": "harness.heads.ssim_ae:SsimAeHead",
     "graph": "harness.heads.graph:GraphHead",
+    "given": "harness.heads.given:GivenHead",
 }
 LEARNERS = {
     "padim": "exporters.fit.padim:learn",
@@ -76,6 +88,8 @@ STAGES = {
     "load_weights": "exporters.weights:load_backbone",
     "om_dry_run": "exporters.om:dry_run",
     "fp16_report": "exporters.fp16_report:report",
+    "lower_precision": "exporters.precision:export",
+    "precision_groups": "exporters.precision:groups",
     "play": "backends.replay:play",
     "blame_side": "exporters.blame.sides:side",
     "blame_rows": "exporters.blame.rows:rows",

@@ -77,6 +77,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.chmod(temporary, 0o644)  # noqa: PTH101 - mkstemp and MindSpore both write files others cannot read
         temporary.replace(path)
+    except OSError as error:
+        if (
+            error.filename is None or Path(os.fsdecode(error.filename)) == temporary
+        ):  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -123,6 +129,7 @@ def write_json(path: Path, document: Any) -> None:
 def read_json(path: Path, kind: type[T], *, schema: int, error: type[HarnessError], remedy: str) -> T:
     """Read a JSON document of `kind` strictly; `error` says where it is wrong and then the `remedy`."""
     name = kind.__name__.lower()
+    name = f"an {name}" if name[0] in "aeiou" else f"a {name}"
     try:
         data = path.read_bytes()
         found = msgspec.json.decode(data, type=_Versioned).schema
@@ -130,7 +137,7 @@ def read_json(path: Path, kind: type[T], *, schema: int, error: type[HarnessErro
             raise error(f"{path}: schema {found}, this harness reads {schema}; {remedy}")
         return msgspec.json.decode(data, type=kind)
     except (OSError, UnicodeDecodeError, RecursionError, msgspec.DecodeError) as problem:
-        raise error(f"{path}: not a {name} of this harness: {problem}; {remedy}") from problem
+        raise error(f"{path}: not {name} of this harness: {problem}; {remedy}") from problem
 
 
 def save_arrays(

@@ -27,8 +27,8 @@ class BenchRequest:
     """Empty: every category that has an artifact."""
     backends: tuple[str, ...]
     out: Path
-    variant: str | None = None
-    """Variant id; the backend's preferred format when not given."""
+    variants: tuple[str, ...] = ()
+    """Variant ids, each a case of its own; one in the backend's preferred format when not given."""
     batch_size: int = 1
     threads: int = 1
     warmup: int = 3
@@ -85,12 +85,13 @@ def plan(request: BenchRequest) -> Plan:
     for name in request.backends:
         backend = registry.backend(name)
         formats = backend.formats
-        for item in found:
+        asked = [(item, wanted) for item in found for wanted in request.variants or (None,)]
+        for item, wanted in asked:
             manifest = item.manifest
             variant = (
                 item.variant(formats, simulated=backend.simulated)
-                if request.variant is None
-                else _variant(item, request.variant, formats)
+                if wanted is None
+                else _variant(item, wanted, formats)
             )
             given = None if request.inputs is None else _inputs(request, item, variant, fingerprints)
             source = None if given is None else Source(inputs_sha256=given.sha256)

@@ -58,7 +58,7 @@ class Scores:
     """What a head makes of one batch; higher means more anomalous."""
 
     maps: Float32
-    """(N, H, W), one anomaly score per pixel of the preprocessed frame."""
+    """(N, H, W), one anomaly score per pixel of the preprocessed frame; (N, 0, 0) of a detector that gives none."""
     images: Float32
     """(N,), one anomaly score per image."""
 

@@ -239,6 +239,7 @@ def _measure(order: Order, events: IO[str]) -> Path:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
     from harness import bench, record
+    from harness.foreign.fixed import in_its_batches
 
     job = _job(order)
 
@@ -252,6 +253,7 @@ def _measure(order: Order, events: IO[str]) -> Path:
         begin = time.perf_counter_ns()
         session = registry.backend(job.case.backend).open(job.artifact, job.variant, threads=threads)
         load_ms = (time.perf_counter_ns() - begin) / 1e6
+        session = in_its_batches(session, job.variant)
         bench.run(job, session, load_ms=load_ms, advance=advance)
     return job.out / record.file_name(job.case, job.inputs_sha256)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import registry
 from harness.cli import _parser
 from harness.commands import COMMANDS
 
@@ -39,3 +40,11 @@ def test_ci_runs_the_test_command_of_the_readme_word_for_word() -> None:
 def test_links_in_the_readme_lead_to_files() -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_every_backend_that_runs_onnx_has_its_row() -> None:
+    text = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"`([^`]+)`", "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    )
+    assert set(rows) == {name for name in registry.BACKENDS if "onnx" in registry.backend(name).formats}

@@ -21,7 +21,7 @@ list means nothing: samples are always sorted by name.
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -82,8 +82,8 @@ def load_category(root: Path, name: str) -> Category:
     known = list_categories(root)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f": did you mean {close[0]}?" if close else ""
-        raise DatasetError(f"{root}: no category {name!r}{hint} There are: {', '.join(known)}")
+        hint = f", did you mean {close[0]}?" if close else ";"
+        raise DatasetError(f"{root}: no category {name!r}{hint} there are: {', '.join(known)}")
     category, problems = survey_category(root / name)
     if problems:
         more = (
@@ -98,6 +98,7 @@ def survey_category(folder: Path) -> tuple[Category, tuple[str, ...]]:
     problems: list[str] = []
     train = _restrict(folder, "train", _train_images(folder, problems), problems)
     test = _restrict(folder, "test", _test_images(folder, problems), problems)
+    problems += _namesakes(train) + _namesakes(test)
     masks = masks_of(folder)
     samples = [_sample(folder, path, masks, problems) for path in test]
     category = Category(
@@ -171,6 +172,16 @@ def _test_images(folder: Path, problems: list[str]) -> list[Path]:
         problems.append(f"{test}: holds no folder of images, such as test/good")
     # Sorted as the names are, with "/" between folder and file, so that lists and folders give one order.
     return sorted((path for kind in kinds for path in _filled(kind, problems)), key=Path.as_posix)
+
+
+def _namesakes(images: Sequence[Path]) -> list[str]:
+    """Images of one name but for the suffix: most often one image twice, and masks go by name."""
+    found = Counter(image.with_suffix("") for image in images)
+    return [
+        f"{name}: {count} images have this name: give each its own, or delete what is there twice"
+        for name, count in found.items()
+        if count > 1
+    ]
 
 
 def _filled(kind: Path, problems: list[str]) -> list[Path]:

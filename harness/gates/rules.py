@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -196,6 +197,14 @@ def _require_known(document: Mapping[str, Any]) -> None:
             raise UsageError(registry.unknown("key", key, _KNOWN))
 
 
+def _cannot_fail(rule: Bound) -> bool:
+    """Nothing that is measured is negative, and no metric is larger than 1."""
+    largest = math.inf if rule.value in (*get_args(Size), *get_args(Timing)) else 1.0
+    return (rule.at_least is not None and rule.at_least <= 0) or (
+        rule.at_most is not None and rule.at_most >= largest
+    )
+
+
 def _check(rules: Rules) -> None:
     """Raise `UsageError` for what the types alone do not show."""
     seen = set[str]()
@@ -206,6 +215,8 @@ def _check(rules: Rules) -> None:
         seen.add(rule.name)
         if isinstance(rule, Bound) and (rule.at_least is None) == (rule.at_most is None):
             raise UsageError(f"{place}: give one of at_least and at_most")
+        if isinstance(rule, Bound) and _cannot_fail(rule):
+            raise UsageError(f"{place} cannot fail: no {rule.value} is outside its bound")
         if needs_baseline(rule) and rules.baseline is None:
             raise UsageError(f'{place} compares with a baseline: name its folder, baseline = "baseline"')
         if isinstance(rule, Latency):

@@ -23,20 +23,30 @@ class PixelDecisions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def decision_metrics(
-    maps: Float32, masks: Bool, labels: NDArray[np.integer[Any]], threshold: float, rules: PixelDecisions
+    maps: Float32,
+    masks: Bool,
+    labels: NDArray[np.integer[Any]],
+    threshold: float | None,
+    rules: PixelDecisions,
 ) -> Metrics:
     """How the pixels called defective, above `threshold`, agree with `masks`; both (N, H, W), `labels` (N,).
 
     `pixel_ok` is the share of the defective pixels that are called so, `pixel_nok` the share of the normal pixels that
     are not, `pixel_acc` the share of all pixels called rightly, `pixel_auc_binary` the area under the ROC curve of the
     decisions, which is the mean of the first two. The pixels of all images are counted together. `ok` and `nok` are the
-    model zoo's words, which it also has for shares of images. A share of no pixels is undefined.
+    model zoo's words, which it also has for shares of images. A share of no pixels is undefined, and so is everything
+    without a threshold.
 
     Raises `ValueError` for wrong shapes or dtypes, `HarnessError` for NaN or infinite scores.
     """
     require_maps(maps, masks)
     if labels.shape != (len(maps),):
         raise ValueError(f"labels {labels.shape} must be ({len(maps)},)")
+    if threshold is None:
+        names = ("pixel_ok", "pixel_nok", "pixel_acc", "pixel_auc_binary")
+        return Metrics(
+            values={}, thresholds={}, undefined=dict.fromkeys(names, "no pixel threshold is known")
+        )
     found = defective = passed = normal = 0
     for score_map, mask, label in zip(maps, masks, labels, strict=True):
         if rules.only_defective and not label:

@@ -65,9 +65,11 @@ def pixel_metrics(maps: Float32, masks: Bool) -> Metrics:
     """AUROC, average precision, F1-max and AUPRO (`harness.metrics.aupro`) of all pixels of all images.
 
     `maps` and `masks` (True where defective) are both (N, H, W); a mask may be empty. All metrics are
-    undefined when no pixel, or every pixel, is defective. Raises `ValueError` for wrong shapes or dtypes,
+    undefined when no pixel, or every pixel, is defective, and for maps (N, 0, 0), of a detector that gives none. Raises `ValueError` for wrong shapes or dtypes,
     `HarnessError` for NaN or infinite scores.
     """
+    if maps.shape == (len(masks), 0, 0) and masks.size:
+        return _undefined(PIXEL_METRICS, "the detector gives a score per image and no map")
     require_maps(maps, masks)
     positives, negatives = maps[masks], maps[~masks]
     if len(positives) == 0 or len(negatives) == 0:

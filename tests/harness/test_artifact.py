@@ -110,7 +110,7 @@ def test_arrays_survive_the_disk(made: Artifact) -> None:
     ("change", "message"),
     [
         (lambda m: m.update(colour="blue"), "unknown field `colour`"),
-        (lambda m: m["variants"][1].update(gears=[1]), r"unknown field `gears` - at `\$\.variants\[1\]`"),
+        (lambda m: m["variants"][1].update(cogs=[1]), r"unknown field `cogs` - at `\$\.variants\[1\]`"),
         (lambda m: m.pop("seed"), "missing required field `seed`"),
         (lambda m: m["head"].pop("name"), r"missing required field `name` - at `\$\.head`"),
         (lambda m: m.update(seed="3"), r"Expected `int`, got `str` - at `\$\.seed`"),
@@ -196,6 +196,22 @@ def test_no_model_lies_outside_its_folder(made: Artifact, name: str) -> None:
 def test_the_first_format_that_is_there_is_chosen(made: Artifact) -> None:
     assert made.variant(("air", "onnx", "mindir")).id == "onnx-fp32"
     assert made.variant(("mindir", "onnx")).id == "mindir-fp32"
+
+
+def test_of_one_format_the_variant_without_the_head_is_chosen(made: Artifact) -> None:
+    (plain,) = (variant for variant in made.manifest.variants if variant.id == "onnx-fp32")
+    headed = msgspec.structs.replace(plain, id="onnx-a-head", contains=("head",))
+    artifact.add_variant(made.path, headed)
+    assert artifact.read(made.path).variant(("onnx",)).id == "onnx-fp32"
+
+
+def test_several_that_fit_are_asked_about_and_never_chosen_by_name(made: Artifact) -> None:
+    (plain,) = (variant for variant in made.manifest.variants if variant.id == "onnx-fp32")
+    artifact.add_variant(made.path, msgspec.structs.replace(plain, id="onnx-other"))
+    with pytest.raises(
+        ArtifactError, match=r"2 variants fit: name one with --variant: onnx-fp32, onnx-other"
+    ):
+        artifact.read(made.path).variant(("onnx",))
 
 
 def test_a_missing_variant_says_the_command_that_makes_it(made: Artifact, tmp_path: Path) -> None:

@@ -429,7 +429,8 @@ def test_a_batch_size_that_is_not_that_of_the_batches_is_refused(road: Road, tmp
     [
         ("float64", (2, 3), "holds float64"),
         ("float32", (3, 2), r"\(3, 2\)"),
-        ("object", (2, 3), "NumPy's format"),
+        ("object", (2, 3), "holds object"),
+        ("float32", (2, 0), r"\(2, 0\)"),
     ],
 )
 def test_an_array_of_another_type_or_shape_is_refused(
@@ -439,6 +440,28 @@ def test_an_array_of_another_type_or_shape_is_refused(
     np.save(path, np.zeros(shape, np.dtype(dtype)), allow_pickle=True)
     with pytest.raises(DatasetError, match=words):
         batches.array_from_bytes(path, path.read_bytes(), ["float32", "float16"], (2, 3))
+
+
+def test_what_claims_to_be_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((2, 3), np.float32))
+    data = path.read_bytes().replace(b"(2, 3), }" + b" " * 14, b"(100000000000000, 3), }")
+    assert b"100000000000000" in data
+    with pytest.raises(DatasetError, match=r"holds float32 \(100000000000000, 3\), expected"):
+        batches.array_from_bytes(path, data, ["float32"], (2, 3))
+
+
+def test_an_archive_under_an_arrays_name_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(3))
+    with pytest.raises(DatasetError, match="not an array in NumPy's format"):
+        batches.array_from_bytes(tmp_path / "a.npy", (tmp_path / "a.npz").read_bytes(), ["float32"], (3,))
+
+
+@pytest.mark.parametrize("label", ["", " ", "bo\nard"])
+def test_a_label_that_no_name_can_hold_is_refused(road: Road, tmp_path: Path, label: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        road.score(tmp_path / "r", "--label", label)
+    assert not (tmp_path / "r").exists()
 
 
 def test_the_commands_of_the_document_parse() -> None:

@@ -212,6 +212,9 @@ def test_side_by_side_each_process_sees_one_device(
         ),
         (["--jobs", "3", "--device", "ascend"], "--jobs 3: ASCEND_RT_VISIBLE_DEVICES shows 2 devices"),
         (["--set", "epochs"], "--set epochs: expected NAME=VALUE"),
+        (["--resize", "64", "--set", "resize=128"], "--set resize=128: resize is set twice"),
+        (["--set", "crop=64", "--set", "crop=64"], "--set crop=64: crop is set twice"),
+        (["--detector", "ssim_ae"], "ssim_ae has no backbone: leave out --weights"),
         (
             ["--set", "epoch=3", "--detector", "stpm"],
             "unknown setting of stpm 'epoch'; did you mean 'epochs'",

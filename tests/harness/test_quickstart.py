@@ -30,6 +30,13 @@ def test_backends_that_cannot_run_are_left_out_each_with_its_reason_and_simulato
     assert said == ["not run: two: no board: buy one"]
 
 
+def test_a_lower_precision_is_not_run_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("openvino-cpu-default", "onnxruntime-cpu", "onnxruntime-tensorrt-fp16")
+    monkeypatch.setattr(registry, "backend_names", lambda: names)
+    monkeypatch.setattr(worker, "probe", lambda _: None)
+    assert quickstart.runnable_backends(list[str]().append) == ("onnxruntime-cpu",)
+
+
 def test_no_backend_at_all_is_an_error_that_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "backend_names", lambda: ("one",))
     monkeypatch.setattr(worker, "probe", lambda name: f"{name} is broken")

@@ -325,3 +325,26 @@ def test_evidence_that_cannot_be_read_is_refused(results: Results) -> None:
     other = record.Evidence(file=path.name, sha256=storage.sha256_of_file(path))
     with pytest.raises(RecordError, match="not evidence of this harness"):
         record.read_evidence(results.folder, msgspec.structs.replace(made, evidence=other))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: it["metrics"].update(image_auroc=0.999),
+        lambda it: it["device"].update(device="another device"),
+        lambda it: it["thresholds"].update(image=1e9),
+        lambda it: it.pop("record_sha256"),
+    ],
+)
+def test_an_edited_record_is_refused(results: Results, change: Callable[[Any], object]) -> None:
+    made = results.add("onnxruntime-cpu", outputs())
+    edit(path_of(results, made), change)
+    with pytest.raises(RecordError, match="edited or renamed: it has another digest, record_sha256"):
+        record.read_all(results.folder)
+
+
+def test_another_layout_of_the_same_document_is_no_edit(results: Results) -> None:
+    made = results.add("onnxruntime-cpu", outputs())
+    document = json.loads(path_of(results, made).read_text())
+    path_of(results, made).write_text(json.dumps(dict(reversed(document.items())), indent=8))
+    assert record.read_all(results.folder) == (made,)

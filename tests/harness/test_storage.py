@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import math
@@ -330,3 +331,14 @@ def test_what_a_wheel_holds_goes_before_a_checkout(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(storage, "__file__", str(tmp_path / "harness" / "storage.py"))
     assert storage.shipped("suites") == packed
     assert storage.shipped("published") == tmp_path / "results" / "published"
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    def write() -> None:
+        with storage.replacing(tmp_path / "note"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write()
+    assert caught.value.filename == str(tmp_path / "note")
+    assert not list(tmp_path.iterdir())

@@ -196,6 +196,25 @@ def test_a_table_of_several_weights_or_devices_names_them_all(records: tuple[Rec
     assert table.simulated
 
 
+@pytest.mark.parametrize(
+    ("name", "nodes", "shown"),
+    [
+        ("cpu", {}, "cpu"),
+        ("cpu", {"CPUExecutionProvider": 42}, "cpu"),
+        ("cpu", {"OpenVINO": 44, "CPU": 2}, "cpu (44 of 46 nodes, 2 on CPU)"),
+        ("cuda:0", {}, "cuda:0"),
+        ("cuda:0", {"CUDA": 57}, "cuda:0 (57 of 57 nodes)"),
+        ("cuda:0", {"TensorRT": 3, "CPU": 5, "CUDA": 2}, "cuda:0 (3 of 10 nodes, 5 on CPU, 2 on CUDA)"),
+    ],
+)
+def test_a_table_shows_how_much_of_the_graph_the_device_ran(
+    records: tuple[Record, ...], name: str, nodes: dict[str, int], shown: str
+) -> None:
+    device = Device(device=name, runtime={}, options={}, simulated=False, nodes=nodes)
+    (table,) = tables.tables([msgspec.structs.replace(records[1], device=device)])
+    assert table.setting.startswith(f"device {shown} · batch")
+
+
 def test_csv_keeps_reasons_of_any_form_and_every_digit(records: tuple[Record, ...]) -> None:
     reason = 'worker said "no",\nthen died'
     changed = [

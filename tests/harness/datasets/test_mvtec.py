@@ -81,7 +81,7 @@ def test_a_missing_folder_and_one_without_categories_are_refused(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["nuts", "../nut", "/etc", ""])
 def test_an_unknown_category_is_answered_with_what_is_there(root: Path, name: str) -> None:
-    with pytest.raises(DatasetError, match=r"no category.*There are: nut"):
+    with pytest.raises(DatasetError, match=r"no category.*there are: nut"):
         load_category(root, name)
 
 
@@ -257,3 +257,12 @@ def test_real_categories_are_found_whole(
     sample = category.test[0]
     image = read_image(sample.path)
     assert read_mask_for(sample, image.shape).shape == image.shape[:2]
+
+
+@pytest.mark.parametrize("place", ["train/good", "test/good", "test/crack"])
+def test_two_images_of_one_name_are_refused(root: Path, write: Writer, place: str) -> None:
+    kind = root / "nut" / place
+    first = min(kind.iterdir())
+    write(first.with_suffix(".bmp"))
+    with pytest.raises(DatasetError, match=rf"{first.stem}: 2 images have this name: give each its own"):
+        load_category(root, "nut")

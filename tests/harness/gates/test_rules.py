@@ -33,6 +33,9 @@ def test_the_baseline_lies_beside_the_rules(bench: Bench) -> None:
     [
         (BOUND.replace("0.9", "nan"), r"rule\[0\].at_least"),
         (BOUND.replace("at_least = 0.9", "at_most = inf"), r"rule\[0\].at_most"),
+        (BOUND.replace("0.9", "0.0"), "cannot fail"),
+        (BOUND.replace("0.9", "-1.0"), "cannot fail"),
+        (BOUND.replace("at_least = 0.9", "at_most = 1.0"), "cannot fail"),
         (BOUND.replace("at_least = 0.9", ""), "give one of at_least and at_most"),
         (BOUND + "at_most = 1.0\n", "give one of at_least and at_most"),
         (BOUND.replace("image_auroc", "auroc"), r"Invalid enum value 'auroc' - at `\$.rule\[0\].value`"),
