@@ -13,7 +13,7 @@ from harness import artifact, datasets, registry
 from harness.artifact import Artifact, Variant
 from harness.blame import cuts, stages, tensors
 from harness.errors import UsageError
-from harness.parity import ParityReport, overall
+from harness.parity import PairReport, ParityReport, overall
 from harness.types import Category, Sample
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def parity(options: argparse.Namespace, report: ParityReport) -> Said:
     document: dict[str, Any] = {"blame": msgspec.to_builtins(blamed)}
     if options.artifact is not None:
         document["nodes"] = []
-        for item in blamed:
-            told = _of_pair(options, report, item)
+        parted = [pair for pair in report.pairs if pair.verdict != "passed"]  # those that are blamed, in this order
+        for pair, item in zip(parted, blamed, strict=True):
+            told = _of_pair(options, pair, item)
             if isinstance(told, str):
                 lines.append(f"{item.category}: no node is blamed: {told}")
             else:
@@ -96,14 +97,8 @@ def parity(options: argparse.Namespace, report: ParityReport) -> Said:
     return document, lines, _CODES[report.verdict]
 
 
-def _of_pair(options: argparse.Namespace, report: ParityReport, item: stages.StageBlame) -> NodeBlame | str:
+def _of_pair(options: argparse.Namespace, pair: PairReport, item: stages.StageBlame) -> NodeBlame | str:
     """The node, or why there is none to blame."""
-    pair = next(
-        pair
-        for pair in report.pairs
-        if (pair.other.category, pair.other.runner) == (item.category, item.other)
-        and pair.verdict != "passed"
-    )
     if pair.reason is not None or item.stage not in (None, "outputs"):
         return f"the two part at {item.stage or 'what they are'}, not in the network"
     cases = (pair.reference, pair.other)
@@ -122,7 +117,7 @@ def _of_pair(options: argparse.Namespace, report: ParityReport, item: stages.Sta
         _side(found, variants[1], cases[1].backend),
         _samples(category, None if item.image is None else [item.image], None),
         tolerance=None,
-        to=None if options.to is None else options.to / f"{item.category}-{cases[1].backend}",
+        to=None if options.to is None else options.to / f"{item.category}-{cases[1].backend}-{cases[1].variant}",
     )
 
 

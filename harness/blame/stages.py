@@ -96,10 +96,13 @@ def blame(folder: Path, report: ParityReport, *, inputs: Path | None = None) -> 
 
 
 def _blame(folder: Path, report: PairReport, inputs: Path | None) -> StageBlame:
+    reference, other = report.reference.runner, report.other.runner
+    if reference == other:
+        reference, other = (f"{case.runner}:{case.variant}" for case in (report.reference, report.other))
     made = StageBlame(
         category=report.other.category,
-        reference=report.reference.runner,
-        other=report.other.runner,
+        reference=reference,
+        other=other,
         stage=None,
         found=(f"not compared: {report.reason}",),
     )

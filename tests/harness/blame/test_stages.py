@@ -396,3 +396,14 @@ def test_options_that_would_do_nothing_are_refused(
         results.add(name, plain())
     assert main(["parity", "--reference", "reference", "--results", str(results.folder), *option]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_two_variants_of_one_backend_are_blamed_each_by_its_name(results: Results) -> None:
+    moved = plain()
+    moved.scores[4:] += 0.5
+    results.add("cpu", plain())
+    for variant in ("onnx-fp16", "onnx-int8"):
+        results.add("cpu", moved, case={"variant": variant})
+    report = parity.parity(results.folder, reference="cpu:onnx-fp32")
+    found = [(item.reference, item.other) for item in blame.blame(results.folder, report)]
+    assert found == [("cpu:onnx-fp32", "cpu:onnx-fp16"), ("cpu:onnx-fp32", "cpu:onnx-int8")]
