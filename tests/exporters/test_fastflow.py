@@ -486,7 +486,10 @@ def test_the_artifact_gives_back_what_was_learnt(trained: Artifact) -> None:
         assert z.shape == (3, channels, side, side)
         np.testing.assert_allclose(z, wanted, rtol=1e-4, atol=1e-5)
     assert trained.manifest.head.parameters == {"map_size": [32, 32]}
-    assert -1 < trained.manifest.thresholds.pixel <= trained.manifest.thresholds.image < 0
+    image, pixel = trained.manifest.thresholds.image, trained.manifest.thresholds.pixel
+    assert image is not None
+    assert pixel is not None
+    assert -1 < pixel <= image < 0
 
 
 def test_the_backbone_stays_in_inference_mode(trained: Artifact) -> None:

@@ -304,6 +304,7 @@ def test_an_index_taken_over_is_the_bank(fit: Callable[..., Artifact], tmp_path:
     found = fit(bank=file, layers=("layer2",), score="max")
     np.testing.assert_array_equal(found.state()["bank"], rows)
     assert found.manifest.fit_report["bank_file"] == "index.faiss"
+    assert found.manifest.thresholds.image is not None
     assert found.manifest.thresholds.image > 0
 
 

@@ -384,7 +384,10 @@ def test_the_artifact_gives_back_what_was_learnt(trained: Artifact, images: Floa
     }
     found = run(net, np.pad(images, ((0, 0), (0, 0), (0, 5), (0, 5))))
     assert [[*found[name].shape[2:]] for name in STUDENT] == trained.manifest.head.parameters["grids"]
-    assert 0 < trained.manifest.thresholds.pixel <= trained.manifest.thresholds.image < 1
+    image, pixel = trained.manifest.thresholds.image, trained.manifest.thresholds.pixel
+    assert image is not None
+    assert pixel is not None
+    assert 0 < pixel <= image < 1
 
 
 def test_a_rebuilt_detector_scores_as_the_fitted_one_did(
