@@ -86,7 +86,9 @@ def parity(options: argparse.Namespace, report: ParityReport) -> Said:
     document: dict[str, Any] = {"blame": msgspec.to_builtins(blamed)}
     if options.artifact is not None:
         document["nodes"] = []
-        parted = [pair for pair in report.pairs if pair.verdict != "passed"]  # those that are blamed, in this order
+        parted = [
+            pair for pair in report.pairs if pair.verdict != "passed"
+        ]  # those that are blamed, in this order
         for pair, item in zip(parted, blamed, strict=True):
             told = _of_pair(options, pair, item)
             if isinstance(told, str):
@@ -117,7 +119,9 @@ def _of_pair(options: argparse.Namespace, pair: PairReport, item: stages.StageBl
         _side(found, variants[1], cases[1].backend),
         _samples(category, None if item.image is None else [item.image], None),
         tolerance=None,
-        to=None if options.to is None else options.to / f"{item.category}-{cases[1].backend}-{cases[1].variant}",
+        to=None
+        if options.to is None
+        else options.to / f"{item.category}-{cases[1].backend}-{cases[1].variant}",
     )
 
 
