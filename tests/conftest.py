@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -36,6 +37,12 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"real images and weights are not at {SHARED}")
     return SHARED
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected out of garbage collection, which MindSpore runs in full before every compilation."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
