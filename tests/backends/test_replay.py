@@ -119,11 +119,12 @@ def test_the_record_says_what_was_replayed_and_times_only_the_head(
 
 
 def rewritten(board: Path, change: Callable[[Any], None]) -> None:
-    """Change the record as JSON."""
+    """Change the record as JSON, and compute its digest anew."""
     path = record.path_of(board, only(board))
     document = json.loads(path.read_bytes())
     change(document)
-    path.write_text(json.dumps(document))
+    del document["record_sha256"]
+    path.write_text(json.dumps(document | {"record_sha256": storage.sha256_of_json(document)}))
 
 
 def test_outputs_of_a_simulator_stay_marked(board: Path, bare: Path, tmp_path: Path) -> None:

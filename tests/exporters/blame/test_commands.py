@@ -125,7 +125,7 @@ def test_cuts_are_prepared_from_the_command_line(
 
 
 def benched(tiny: Tiny, out: Path, variant: str, **case: Any) -> None:
-    plan = suite.plan(tiny.request(out, variant=variant, save_outputs=True, **case))
+    plan = suite.plan(tiny.request(out, variants=(variant,), save_outputs=True, **case))
     assert [made.reason for made in suite.run(plan, timeout=60, report=lambda _: None)] == [None]
 
 
@@ -152,7 +152,7 @@ def test_parity_blames_the_node_of_a_bad_export(
         return record.path_of(job.out, made)
 
     monkeypatch.setattr(worker, "start", run_as_first)
-    plan = suite.plan(two_variants.request(out, "second", variant="onnx-bad", save_outputs=True))
+    plan = suite.plan(two_variants.request(out, "second", variants=("onnx-bad",), save_outputs=True))
     suite.run(plan, timeout=60, report=lambda _: None)
     monkeypatch.setattr(worker, "start", start)
     arguments = ["parity", "--reference", "onnxruntime-cpu", "--results", str(out), "--blame"]
@@ -162,4 +162,4 @@ def test_parity_blames_the_node_of_a_bad_export(
     assert "blame · widget: second parts from onnxruntime-cpu at: outputs" in said
     assert any(line.startswith("widget: blame: Conv conv (tensor embedding") for line in said)
     assert said[-1].startswith("parity failed")
-    assert (tmp_path / "reproducers" / "widget-second" / "model.onnx").is_file()
+    assert (tmp_path / "reproducers" / "widget-second-onnx-bad" / "model.onnx").is_file()
