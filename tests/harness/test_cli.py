@@ -305,7 +305,10 @@ def runs(process: int) -> bool:
 
 def test_the_names_offered_are_those_that_exist() -> None:
     assert (
-        set(cli.DETECTORS) == set(registry.LEARNERS) == set(registry.NETS) == set(registry.HEADS) - {"graph"}
+        set(cli.DETECTORS)
+        == set(registry.LEARNERS)
+        == set(registry.NETS)
+        == set(registry.HEADS) - {"given", "graph"}
     )
     assert set(cli.FORMATS) == set(registry.EXPORTERS)
     assert cli.BACKBONES == BACKBONES

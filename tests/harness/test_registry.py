@@ -47,8 +47,8 @@ def test_a_known_head_is_found() -> None:
         ),
         (registry.backend, "ascend901", "unknown backend 'ascend901'; did you mean 'ascend910'?"),
         (registry.head, "padimm", "unknown head 'padimm'; did you mean 'padim'?"),
-        (registry.head, "zzz", r"unknown head 'zzz' \(known: fastflow, graph, padim"),
-        (registry.head, "", r"unknown head '' \(known: fastflow, graph, padim"),
+        (registry.head, "zzz", r"unknown head 'zzz' \(known: fastflow, given, graph, padim"),
+        (registry.head, "", r"unknown head '' \(known: fastflow, given, graph, padim"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(
