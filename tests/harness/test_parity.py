@@ -118,14 +118,26 @@ def test_a_map_value_may_change_by_a_thousandth_of_the_same_range(
     assert numbers(pair, "maps")["mean_difference"] == pytest.approx(change / given.maps.size, rel=1e-3)
 
 
-# With n good and n defective images, one pair that changes places is worth 1 / n²: 0.98e-4 and 1.02e-4.
-@pytest.mark.parametrize(("count", "failed"), [(101, set()), (99, {"metrics"})])
+# With n good and n defective images, two pairs that change places are worth 2 / n²: 0.98e-4 and 1.01e-4.
+@pytest.mark.parametrize(("count", "failed"), [(143, set()), (140, {"metrics"})])
 def test_image_auroc_may_change_by_a_ten_thousandth(results: Results, count: int, failed: set[str]) -> None:
     given = outputs(good=count, defective=count, side=4)
-    pair = results.compared(with_score(given, count, 2.0002), with_score(given, count, 1.9998))
+    above, below = (
+        with_score(with_score(given, count, value), count + 1, value) for value in (2.0002, 1.9998)
+    )
+    pair = results.compared(above, below)
     assert failing(pair) == failed
     assert ("image AUROC changes" in messages(pair, "metrics")) == bool(failed)
-    assert numbers(pair, "metrics")["image_auroc"] == pytest.approx(1 / count**2)
+    assert numbers(pair, "metrics")["image_auroc"] == pytest.approx(2 / count**2)
+
+
+def test_one_pair_of_near_images_may_change_its_order_however_few_there_are(results: Results) -> None:
+    given = outputs(good=4, defective=5)
+    pair = results.compared(with_score(given, 4, 2.0002), with_score(given, 4, 1.9998))
+    assert pair.verdict == "passed"
+    assert numbers(pair, "metrics")["image_auroc"] == pytest.approx(1 / 20)
+    far = results.compared(with_score(given, 4, 2.1), with_score(given, 4, 1.9998))
+    assert failing(far) == {"scores"}
 
 
 # The lowest defective pixel passes the lowest good one, far beyond AUPRO's limit: 1 / (2w)², 0.96e-4 and 1.04e-4.
