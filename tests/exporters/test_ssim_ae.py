@@ -367,7 +367,7 @@ def test_whole_images_are_scored_alike_by_windows_and_by_the_graph_that_cuts_the
         [image.score for image in windows.images], rel=1e-4
     )
     assert whole.metrics == pytest.approx(windows.metrics, abs=1e-3)
-    assert windows.images[0].stages["input"] == whole.images[0].stages["input"]
+    assert windows.images[0].stages["frame"] == whole.images[0].stages["frame"]
 
 
 def test_a_record_has_decisions_beside_the_usual_metrics_and_grey_evidence(
