@@ -35,7 +35,7 @@ class Prepared:
 
 
 def runnable_backends(say: Say) -> tuple[str, ...]:
-    """Backends that can run on this machine, without simulators and lower precisions; says of each other one why it cannot.
+    """Backends that can run on this machine, without simulators and lower precisions; names the others.
 
     Raises:
         Unavailable: none can.
@@ -45,9 +45,9 @@ def runnable_backends(say: Say) -> tuple[str, ...]:
         for name, reason in worker.probe_all().items()
         if reason is not None or not (registry.backend(name).simulated or name in registry.LOWER_PRECISION)
     }
-    for name, reason in reasons.items():
-        if reason is not None:
-            say(f"not run: {name}: {reason}")
+    absent = [name for name, reason in reasons.items() if reason is not None]
+    if absent:
+        say(f"not run here: {', '.join(absent)}; python -m harness backends says what each needs")
     found = tuple(name for name, reason in reasons.items() if reason is None)
     if not found:
         raise Unavailable(

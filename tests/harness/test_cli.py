@@ -226,7 +226,7 @@ def test_without_backends_named_all_that_run_here_are_benched_and_the_others_exp
     assert cli.main(bench(tiny, tmp_path / "out", more=("--json",))) == 0
     shown = capsys.readouterr()
     assert statuses(json.loads(shown.out)) == {"fake-work": "measured"}
-    assert "not run: fake-absent: there is no such board here: plug one in" in shown.err
+    assert "not run here: fake-absent; python -m harness backends says what each needs" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_backends_that_cannot_run_are_left_out_each_with_its_reason_and_simulato
     monkeypatch.setattr(worker, "probe", lambda name: "no board: buy one" if name == "two" else None)
     said: list[str] = []
     assert quickstart.runnable_backends(said.append) == ("one", "three")
-    assert said == ["not run: two: no board: buy one"]
+    assert said == ["not run here: two; python -m harness backends says what each needs"]
 
 
 def test_a_lower_precision_is_not_run_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
