@@ -12,9 +12,7 @@ import cv2
 import numpy as np
 
 from harness import record, storage
-from harness.errors import RecordError
-from harness.parity import PairReport, ParityReport
-from harness.record import Record
+from harness.parity import PairReport, ParityReport, read_again
 from harness.types import AnyArray, Bool, UInt8
 
 PANEL = 288
@@ -111,7 +109,7 @@ def of_pair(folder: Path, pair: PairReport) -> Iterator[Picture]:
     """
     if not pair.levels:
         return
-    one, two = (_read(folder, name) for name in pair.record_files)
+    one, two = read_again(folder, pair)
     evidence = record.read_evidence(folder, one), record.read_evidence(folder, two)
     if (
         evidence[0] is None
@@ -136,13 +134,6 @@ def of_pair(folder: Path, pair: PairReport) -> Iterator[Picture]:
             maps=(evidence[0].maps[index], evidence[1].maps[index]),
         )
         yield Picture(image=name, flipped=flips, subject=subject)
-
-
-def _read(folder: Path, name: str) -> Record:
-    path = storage.inside(folder, name, RecordError)
-    if not path.is_file():
-        raise RecordError(f"{path}: gone since it was compared; run parity again")
-    return record.read(path)
 
 
 def _file_name(pair: PairReport, image: str, *, flipped: bool) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from harness.parity import flipped
 from harness.record import Record
+from harness.tables.front import dominates
 from harness.tuning import Tuned
 
 _HEADER = (
@@ -94,14 +96,14 @@ def _row(settings: str, records: Sequence[Record], reference: Sequence[Record]) 
     scores, before = (np.array([image.score for image in item.images]) for item in (here, usual))
     simulated = here.device is not None and here.device.simulated
     difference = float(np.abs(scores - before).max() / max(np.ptp(before), np.finfo(np.float32).tiny))
-    threshold = usual.thresholds.image
+    decided = flipped(usual, here)
     peaks = [item.peak_memory_bytes for item in records if item.peak_memory_bytes is not None]
     return Row(
         settings=settings,
         backend=case.runner,
         variant=case.variant,
         difference=difference,
-        flips=None if threshold is None else int(((scores > threshold) != (before > threshold)).sum()),
+        flips=None if decided is None else int(decided.sum()),
         metrics={name: here.metrics[name] for name in _METRICS if name in here.metrics},
         milliseconds=_milliseconds(records),
         peak_memory_bytes=min(peaks, default=None),
@@ -125,8 +127,7 @@ def _beats(other: Row, row: Row) -> bool:
         return False
     if row.difference is None or row.milliseconds is None:
         return False
-    one, two = (other.difference, other.milliseconds), (row.difference, row.milliseconds)
-    return one != two and one[0] <= two[0] and one[1] <= two[1]
+    return dominates((other.difference, other.milliseconds), (row.difference, row.milliseconds))
 
 
 def document(tuned: Tuned, found: Sequence[Row]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from harness import batches, record, storage
 from harness.blame import frames, net
 from harness.errors import RecordError
 from harness.outputs import Reader
+from harness.parity import read_again
 from harness.parity.inputs import stages_in_common
 from harness.record import Record
 from harness.types import AnyArray
@@ -108,7 +109,7 @@ def _blame(folder: Path, report: PairReport, inputs: Path | None) -> StageBlame:
     )
     if report.reason is not None:
         return made
-    one, two = (_read(folder, name) for name in report.record_files)
+    one, two = read_again(folder, report)
     pair = _Pair(folder=folder, report=report, records=(one, two), inputs=inputs)
     found = _before_net(pair) or _after_net(pair)
     return StageBlame(
@@ -119,13 +120,6 @@ def _blame(folder: Path, report: PairReport, inputs: Path | None) -> StageBlame:
         image=found.image,
         found=found.lines,
     )
-
-
-def _read(folder: Path, name: str) -> Record:
-    path = storage.inside(folder, name, RecordError)
-    if not path.is_file():
-        raise RecordError(f"{path}: gone since it was compared; run parity again")
-    return record.read(path)
 
 
 # What goes into the network.

@@ -19,7 +19,7 @@ from harness.parity.report import (
     Verdict,
     overall,
 )
-from harness.parity.sides import rank_correlation
+from harness.parity.sides import flipped, rank_correlation, read_again
 from harness.parity.similarity import structural_similarity
 from harness.parity.text import lines
 
@@ -40,9 +40,11 @@ __all__ = [
     "Tolerances",
     "Verdict",
     "compare",
+    "flipped",
     "lines",
     "overall",
     "parity",
     "rank_correlation",
+    "read_again",
     "structural_similarity",
 ]

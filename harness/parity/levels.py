@@ -11,6 +11,7 @@ from harness.parity.report import LARGEST, Difference, Flip, LevelReport
 from harness.parity.sides import (
     Float64,
     Sides,
+    flipped,
     is_finite,
     map_differences,
     number,
@@ -128,8 +129,8 @@ def _within_range(name: str, sides: Sides, apart: Float64, mean: float) -> Level
 
 def flips(sides: Sides) -> tuple[Flip, ...]:
     """Images decided differently; tolerated where the reference's score is within tolerance of the threshold."""
-    threshold = sides.records[0].thresholds.image
-    if not sides.scores_are_finite or threshold is None:
+    threshold, decided = sides.records[0].thresholds.image, flipped(*sides.records)
+    if not sides.scores_are_finite or threshold is None or decided is None:
         return ()
     near = sides.tolerances.score * (sides.good_range or 0.0)
     return tuple(
@@ -142,8 +143,8 @@ def flips(sides: Sides) -> tuple[Flip, ...]:
             margin=abs(one.score - threshold),
             tolerated=abs(one.score - threshold) <= near,
         )
-        for one, two in zip(*(record.images for record in sides.records), strict=True)
-        if (one.score > threshold) != (two.score > threshold)
+        for one, two, flips in zip(*(record.images for record in sides.records), decided, strict=True)
+        if flips
     )
 
 

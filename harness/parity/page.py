@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness import __version__, pictures, record, storage
-from harness.errors import DISTRIBUTION, RecordError, UsageError
+from harness import __version__, pictures, storage
+from harness.errors import DISTRIBUTION, UsageError
 from harness.parity.markup import Block, Heading, Items, Picture, Table, Text, html_page, markdown_page
 from harness.parity.profiles import precision_of
 from harness.parity.rates import interval_in_words
 from harness.parity.report import COMPARED_METRICS, LevelReport, PairReport, ParityReport, Verdict
-from harness.parity.sides import side_names
+from harness.parity.sides import read_again, side_names
 from harness.record import Record
 
 PICTURES = 24
@@ -57,7 +57,7 @@ def write(folder: Path, report: ParityReport, path: Path) -> None:
 
 
 def _blocks(folder: Path, report: ParityReport) -> list[Block]:
-    pairs = [(pair, _records(folder, pair)) for pair in report.pairs]
+    pairs = [(pair, read_again(folder, pair)) for pair in report.pairs]
     passed = sum(pair.verdict == "passed" for pair in report.pairs)
     simulated = sorted({name for pair in report.pairs for name in pair.simulated})
     blocks: list[Block] = [
@@ -83,17 +83,6 @@ def _blocks(folder: Path, report: ParityReport) -> list[Block]:
         Heading(2, "Signature"),
         Table(("", ""), [(what, " ") for what in ("name", "function", "place and date", "signature")]),
     ]
-
-
-def _records(folder: Path, pair: PairReport) -> tuple[Record, Record]:
-    one, two = (_read(storage.inside(folder, name, RecordError)) for name in pair.record_files)
-    return one, two
-
-
-def _read(path: Path) -> Record:
-    if not path.is_file():
-        raise RecordError(f"{path}: gone since it was compared; run parity again")
-    return record.read(path)
 
 
 def _not_measured(

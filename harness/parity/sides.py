@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import storage
+from harness.errors import RecordError
 from harness.parity.profiles import Tolerances
-from harness.record import EvidenceArrays, Record
+from harness.parity.report import PairReport
+from harness.record import EvidenceArrays, Record, read
 from harness.types import Bool, Case, Float32
 
 Float64 = NDArray[np.float64]
@@ -70,6 +74,29 @@ def side_names(one: Case, two: Case) -> tuple[str, str]:
 def scores_of(record: Record) -> Float64:
     """(N,) image scores."""
     return np.array([image.score for image in record.images], np.float64)
+
+
+def flipped(reference: Record, other: Record) -> Bool | None:
+    """(N,): images that the reference's frozen threshold decides otherwise in the other record; `None` without a threshold."""
+    threshold = reference.thresholds.image
+    if threshold is None:
+        return None
+    decided: Bool = (scores_of(reference) > threshold) != (scores_of(other) > threshold)
+    return decided
+
+
+def read_again(folder: Path, pair: PairReport) -> tuple[Record, Record]:
+    """The records that were compared, reference first, from the results folder.
+
+    Raises:
+        RecordError: one was altered, or is gone since.
+    """
+    paths = [storage.inside(folder, name, RecordError) for name in pair.record_files]
+    for path in paths:
+        if not path.is_file():
+            raise RecordError(f"{path}: gone since it was compared; run parity again")
+    one, two = map(read, paths)
+    return one, two
 
 
 def is_finite(values: Float64 | Float32) -> Bool:

@@ -95,7 +95,8 @@ def front(records: Iterable[Record], metric: str, *, stage: str = "total") -> tu
 
 
 def _front(members: Sequence[tuple[Record, ...]], metric: str, stage: str) -> Front:
-    shown = [{category: found[0] for category, found in newest(group).items()} for group in members]
+    everything_found = [newest(group) for group in members]
+    shown = [{category: found[0] for category, found in of.items()} for of in everything_found]
     values = [{category: values_of(item, stage) for category, item in found.items()} for found in shown]
     usable = [{name for name, of in found.items() if metric in of and "p50" in of} for found in values]
     case = members[0][0].case
@@ -108,7 +109,7 @@ def _front(members: Sequence[tuple[Record, ...]], metric: str, stage: str) -> Fr
         )
     points = [_point(found, of, metric, categories) for found, of in zip(shown, values, strict=True)]
     left = [name for name in everything if name not in categories]
-    hidden = sum(len(found) - 1 for group in members for found in newest(group).values())
+    hidden = sum(len(found) - 1 for of in everything_found for found in of.values())
     notes = [f"categories that not all have, left out: {', '.join(left)}"] if left else []
     notes += [f"{hidden} older records of other detectors or data are not shown"] if hidden else []
     hosts = {item.host.name: item.host.processor for found in shown for item in found.values()}
@@ -159,8 +160,12 @@ def _beats(other: Point, point: Point) -> bool:
         return False
     if point.accuracy is None or point.milliseconds is None:
         return False
-    one, two = (other.accuracy, -other.milliseconds), (point.accuracy, -point.milliseconds)
-    return one != two and one[0] >= two[0] and one[1] >= two[1]
+    return dominates((-other.accuracy, other.milliseconds), (-point.accuracy, point.milliseconds))
+
+
+def dominates(one: tuple[float, float], two: tuple[float, float]) -> bool:
+    """Whether `one` is nowhere larger than `two` and smaller in one of the two (Pareto)."""
+    return one != two and one[0] <= two[0] and one[1] <= two[1]
 
 
 def render(found: Sequence[Front], kind: Format) -> str:

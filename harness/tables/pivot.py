@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from harness.errors import RecordError
+from harness.parity import flipped
 from harness.parity.profiles import PROFILES, precision_of
 from harness.record import Record
 from harness.tables.plain import METRICS, groups, newest
@@ -107,13 +108,15 @@ def _pivot(members: Sequence[tuple[Record, ...]], by: By, stage: str) -> Pivot:
     members = sorted(members, key=lambda group: _order(group[0], by))
     cases = [msgspec.structs.replace(group[0].case, category="") for group in members]
     differing = [name for name in _SETTINGS if len({getattr(case, name) for case in cases}) > 1]
-    reference = {category: found[0] for category, found in newest(members[0]).items()}
+    by_category = [newest(group) for group in members]
+    shown = [{category: found[0] for category, found in of.items()} for of in by_category]
+    reference = {} if by == "detector" else shown[0]
     columns: list[Column] = []
     notes: list[str] = []
-    for group, case in zip(members, cases, strict=True):
+    for group, case, of, chosen in zip(members, cases, by_category, shown, strict=True):
         name = ", ".join([_value(group[0], by), *(_setting(case, name) for name in differing)])
-        columns.append(_column(name, case, group, {} if by == "detector" else reference, stage))
-        hidden = sum(len(found) - 1 for found in newest(group).values())
+        columns.append(_column(name, case, chosen, reference, stage))
+        hidden = sum(len(found) - 1 for found in of.values())
         if hidden:
             notes.append(f"{name}: {hidden} older records of other detectors or data are not shown")
         notes += [f"{name}: {category}: {why}" for category, why in columns[-1].reasons.items()]
@@ -149,9 +152,8 @@ def _setting(case: Case, name: str) -> str:
 
 
 def _column(
-    name: str, case: Case, group: Sequence[Record], reference: Mapping[str, Record], stage: str
+    name: str, case: Case, shown: Mapping[str, Record], reference: Mapping[str, Record], stage: str
 ) -> Column:
-    shown = {category: found[0] for category, found in newest(group).items()}
     devices = {item.device.device for item in shown.values() if item.device}
     hosts = {f"{item.host.name} ({item.host.processor})" for item in shown.values()}
     simulated = any(item.device.simulated for item in shown.values() if item.device)
@@ -164,10 +166,12 @@ def _column(
         first = reference.get(category)
         if first is not None and first.status == item.status == "measured":
             incomparable = _why_incomparable(first, item)
-            if incomparable is None:
-                values[category]["flips"] = _flips(first, item)
-            else:
+            if incomparable is not None:
                 why.append(f"no flips: {incomparable} than in the first column")
+            elif (decided := flipped(first, item)) is None:
+                why.append("no flips: no threshold is known")
+            else:
+                values[category]["flips"] = int(decided.sum())
         if why:
             reasons[category] = "; ".join(why)
     return Column(
@@ -197,19 +201,9 @@ def values_of(item: Record, stage: str) -> dict[str, float]:
     return values
 
 
-def _flips(first: Record, item: Record) -> int:
-    """Images on two sides of the frozen threshold."""
-    threshold = first.thresholds.image
-    assert threshold is not None  # noqa: S101 - `_why_incomparable` saw to it
-    pairs = zip(first.images, item.images, strict=True)
-    return sum((one.score > threshold) != (two.score > threshold) for one, two in pairs)
-
-
 def _why_incomparable(first: Record, item: Record) -> str | None:
     if first.detector_sha256 != item.detector_sha256:
         return "another detector"
-    if first.thresholds.image is None:
-        return "no threshold is known"
     fingerprints = [record.data.fingerprint if record.data else None for record in (first, item)]
     names = [[image.name for image in record.images] for record in (first, item)]
     return None if fingerprints[0] == fingerprints[1] and names[0] == names[1] else "other images"
