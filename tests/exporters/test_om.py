@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +344,19 @@ def test_each_failure_is_one_message_with_the_log_kept_and_no_variant(
     assert log not in files(widget)  # it is of a failure that is over
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """The handlers of `python -m harness`: MindSpore, once another test has run it, ends the process at Ctrl-C."""
+    handlers = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_compiler_and_leaves_nothing(
     widget: Path, tmp_path: Path, fake: Callable[[str], str]
 ) -> None:
