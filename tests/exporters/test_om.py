@@ -6,9 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -344,34 +343,25 @@ def test_each_failure_is_one_message_with_the_log_kept_and_no_variant(
     assert log not in files(widget)  # it is of a failure that is over
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """The handlers of `python -m harness`: MindSpore, once another test has run it, ends the process at Ctrl-C."""
-    handlers = {
-        number: signal.signal(number, signal.default_int_handler)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_ends_the_compiler_and_leaves_nothing(
+def test_ctrl_c_ends_the_compiler_and_leaves_nothing(
     widget: Path, tmp_path: Path, fake: Callable[[str], str]
 ) -> None:
     note = tmp_path / "pids"
     program = fake(f"sleep 60 & echo half > model.om; echo $$ $! > {note}.part; mv {note}.part {note}; wait")
     before = files(widget)
-
-    def interrupt() -> None:
+    asked = ["export", str(widget), "--format", "om", "--soc", "Ascend310", "--cann", "7.0", "--atc", program]
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from harness import cli; sys.exit(cli.main({asked}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as process:
         while not note.exists():
+            assert process.poll() is None
             time.sleep(0.01)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        export(widget, changed(atc=program))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
     assert files(widget) == before
     for pid in note.read_text().split():
         assert not alive(int(pid))
