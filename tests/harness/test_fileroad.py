@@ -462,10 +462,3 @@ def test_a_label_that_no_name_can_hold_is_refused(road: Road, tmp_path: Path, la
     with pytest.raises(SystemExit, match="2"):
         road.score(tmp_path / "r", "--label", label)
     assert not (tmp_path / "r").exists()
-
-
-def test_the_commands_of_the_document_parse() -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "files.md").read_text(encoding="utf-8")
-    shown = [line for line in text.splitlines() if line.startswith("python -m harness ")]
-    runs = [cli._parser().parse_args(shlex.split(line)[3:]).run for line in shown]
-    assert set(runs) == {"inputs", "score", "parity", "bench", "pack", "merge"}

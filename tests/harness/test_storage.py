@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from harness import cli, storage
+from harness.cli import arguments
 from harness.errors import ArtifactError, RecordError, UsageError
 from harness.types import AnyArray
 
@@ -269,9 +270,9 @@ def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def test_every_path_of_the_command_line_goes_through_one_function() -> None:
     of_paths = {"DIR", "FILE", "W", "OUT", "ARTIFACT", "INDEX", "OUT.safetensors"}
-    for action in actions(cli._parser()):
+    for action in actions(cli.parser()):
         assert action.type is not Path, action
-        assert action.metavar not in of_paths or action.type is cli._path, action
+        assert action.metavar not in of_paths or action.type is arguments.path, action
 
 
 REFUSED = [

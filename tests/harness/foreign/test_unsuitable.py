@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,6 @@ import pytest
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
 
 from harness import foreign
-from harness.cli import _parser
-from harness.commands import COMMANDS
 from harness.errors import ArtifactError, HarnessError
 from harness.foreign.description import SETTABLE
 from tests.harness.foreign.conftest import Measure
@@ -228,11 +225,6 @@ def test_shapes_other_than_the_file_promised_fail_the_case(measure: Measure, tmp
 def test_the_document_has_a_row_for_each() -> None:
     rows = re.findall(r"^\| (.+?) \|", DOCUMENT, flags=re.MULTILINE)
     assert set(REFUSED) <= set(rows)
-
-
-@pytest.mark.parametrize("command", re.findall(r"^python -m harness .*$", DOCUMENT, flags=re.MULTILINE))
-def test_the_commands_of_the_document_parse(command: str) -> None:
-    assert _parser().parse_args(shlex.split(command)[3:]).run in COMMANDS
 
 
 def test_every_field_that_can_be_declared_is_in_the_document() -> None:

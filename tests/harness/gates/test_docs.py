@@ -1,16 +1,13 @@
-"""docs/gates.md shows rules that are read and commands that parse, and names every key."""
+"""docs/gates.md shows rules that are read, and names every key."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from harness.cli import _parser
-from harness.commands import COMMANDS
 from harness.gates import read, rules
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "gates.md").read_text(encoding="utf-8")
@@ -21,11 +18,6 @@ def test_the_rules_are_read_and_show_every_kind(tmp_path: Path) -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", TEXT, flags=re.DOTALL)
     (tmp_path / "rules.toml").write_text(block)
     assert [type(rule) for rule in read(tmp_path / "rules.toml").rule] == list(KINDS)
-
-
-@pytest.mark.parametrize("command", re.findall(r"python -m harness ([^`\n]+)", TEXT))
-def test_the_command_parses(command: str) -> None:
-    assert _parser().parse_args(shlex.split(command.partition("#")[0])).run in COMMANDS
 
 
 @pytest.mark.parametrize("kind", [rules.Find, *KINDS])

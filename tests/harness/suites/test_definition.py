@@ -226,9 +226,9 @@ def test_a_suite_in_object_storage_is_refused() -> None:
 
 
 def test_the_help_of_bench_names_every_suite() -> None:
-    from harness.cli import _parser
+    from harness.cli import parser
 
-    action: Any = next(item for item in _parser()._actions if item.dest == "==SUPPRESS==" or item.choices)
+    action: Any = next(item for item in parser()._actions if item.dest == "==SUPPRESS==" or item.choices)
     shown = " ".join(action.choices["bench"].format_help().split())
     for name in suites.names():
         assert name in shown

@@ -17,6 +17,7 @@ import pytest
 
 from exporters.backbones import BACKBONES
 from harness import cli, record, registry
+from harness.cli import export, fit
 from tests.conftest import Tiny, write_image
 
 pytestmark = pytest.mark.usefixtures("fakes")
@@ -305,13 +306,13 @@ def runs(process: int) -> bool:
 
 def test_the_names_offered_are_those_that_exist() -> None:
     assert (
-        set(cli.DETECTORS)
+        set(fit.DETECTORS)
         == set(registry.LEARNERS)
         == set(registry.NETS)
         == set(registry.HEADS) - {"given", "graph"}
     )
-    assert set(cli.FORMATS) == set(registry.EXPORTERS)
-    assert cli.BACKBONES == BACKBONES
+    assert set(export.FORMATS) == set(registry.EXPORTERS)
+    assert fit.BACKBONES == BACKBONES
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""Run the cases of a command, show them, say whether their backends agree, and give the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.job import Job
+    from harness.parity import ParityReport
+    from harness.record import Record
+    from harness.suite import Plan
+
+EXIT = {"passed": 0, "failed": 1, "not measured": 3}
+
+
+def say_on_stderr(line: str) -> None:
+    """For what is not the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_jobs(jobs: Sequence[Job], options: argparse.Namespace) -> int:
+    """Run cases that are ready.
+
+    Raises:
+        UsageError: this machine has fewer cores than they ask for.
+    """
+    from harness import suite
+
+    suite.require_cores(max(job.case.threads for job in jobs))
+    plan = suite.planned(jobs, options.out, force=options.force)
+    return run(plan, options, [job.case.backend for job in jobs])
+
+
+def run(plan: Plan, options: argparse.Namespace, backends: Sequence[str]) -> int:
+    """Run what is left of a plan and conclude; the verdict of `backends`, in this order."""
+    from harness import suite
+
+    if plan.finished and not options.json:
+        print(
+            f"{len(plan.finished)} of {len(plan.finished) + len(plan.jobs)} cases were measured before (--force again)"
+        )
+    try:
+        records = suite.run(
+            plan, timeout=options.timeout, report=say_case if not options.json else say_failure
+        )
+    except suite.Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    in_order = sorted(records, key=lambda item: backends.index(item.case.backend))
+    return conclude(records, list(dict.fromkeys(item.case.runner for item in in_order)), options)
+
+
+def conclude(
+    records: Sequence[Record],
+    backends: Sequence[str],
+    options: argparse.Namespace,
+    *,
+    failures: Mapping[str, str] = {},
+) -> int:
+    """Show what was measured and whether the backends agree, and give the exit code.
+
+    `failures` say of a category why it has no records.
+    """
+    import msgspec
+
+    from harness import presentation
+
+    variants = tuple(dict.fromkeys(getattr(options, "variant", None) or ()))  # of `bench` alone
+    report = _parity_of(records, backends, variants, options.out)
+    if options.json:
+        document = {"records": [msgspec.to_builtins(item) for item in records]}
+        print(json.dumps(document | ({"failures": failures} if failures else {}), allow_nan=False))
+    elif records:
+        presentation.show(records, report, out=options.out)
+    for category, reason in failures.items():
+        print(f"failed: {category}: {reason}", file=sys.stderr)
+    incomplete = any(item.status != "measured" or item.undefined for item in records)
+    unmeasured = 3 if incomplete or failures else 0
+    return _worst(unmeasured, 0 if report is None else EXIT[report.verdict])
+
+
+def _worst(*codes: int) -> int:
+    return 1 if 1 in codes else max(codes)
+
+
+def say_case(record: Record) -> None:
+    """How a case ended."""
+    case = record.case
+    outcome = "measured" if record.status == "measured" else f"{record.status}: {record.reason}"
+    print(f"{case.runner} {case.category}: {outcome}", file=sys.stderr, flush=True)
+
+
+def say_failure(record: Record) -> None:
+    """Only of a case that was not measured."""
+    if record.status != "measured":
+        say_case(record)
+
+
+def _parity_of(
+    records: Sequence[Record], backends: Sequence[str], variants: Sequence[str], out: Path
+) -> ParityReport | None:
+    """Parity of the records just made, with the first of several variants; none without two sides."""
+    from harness import parity
+
+    if len(backends) * max(1, len(variants)) < 2 or not records:
+        return None
+    trained_with = [name for name in backends if name.startswith(("mindspore", "ascend910"))]
+    simulated = {item.case.backend for item in records if item.device and item.device.simulated}
+    reference = (trained_with or [name for name in backends if name not in simulated] or backends)[0]
+    if len(variants) > 1:
+        reference = f"{reference}:{variants[0]}"
+    return parity.parity(out, reference=reference, records=tuple(records))
