@@ -7,8 +7,9 @@ whatever the model says (https://docs.openvino.ai, "Precision Control"). What wa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -60,7 +61,7 @@ class OpenVino:
         """
         openvino = self._runtime()
         compiler = _Compiler(
-            core=openvino.Core(),
+            core=_core(openvino.Core),
             device=self.device,
             precision=self.precision,
             path=artifact.model_file(variant),
@@ -77,13 +78,23 @@ class OpenVino:
             raise Unavailable(
                 f"OpenVINO is installed but cannot be imported ({error}): install it again"
             ) from error
-        listed = openvino.Core().available_devices
+        listed = _core(openvino.Core).available_devices
         if self.device not in {name.partition(".")[0] for name in listed}:
             raise DeviceMismatch(
                 f"OpenVINO {openvino.__version__} lists no {self.device} here, only {', '.join(listed) or 'nothing'}: "
                 "install Intel's driver for it"
             )
         return openvino
+
+
+@cache
+def _core(make: Callable[[], Any]) -> Any:
+    """The one core of the process.
+
+    On a CPU with AMX every core brings a stack for signal handlers. Of two, the first to go leaves its freed stack to be
+    put back by the second (OpenVINO 2026.4), and the next Ctrl-C ends the process with SIGSEGV.
+    """
+    return make()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

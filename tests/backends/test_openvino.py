@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,15 @@ def test_an_output_the_model_does_not_have_is_named(tiny: Tiny) -> None:
         session.run(images(1))
 
 
+def test_float16_outputs_are_widened(tiny: Tiny) -> None:
+    session = opened(adapter.cpu, tiny)
+    half = np.full((1, 6, 8, 8), 0.1, np.float16)
+    session._requests[1] = SimpleNamespace(infer=lambda *_, **__: {"embedding": half})
+    found = session.run(images(1))["embedding"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, half)
+
+
 def test_without_openvino_the_extra_to_install_is_named(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "is_installed", {}.get)
     assert "pip install 'anomaly-parity-harness[openvino]'" in str(adapter.cpu.unavailable())
@@ -193,6 +203,34 @@ def test_a_lower_precision_runs_only_where_it_is_named(name: str) -> None:
 
 
 # What OpenVINO may say on other machines.
+
+
+INTERRUPTED = """
+import gc, os, signal, sys
+from pathlib import Path
+from backends import openvino
+from harness import artifact
+signal.signal(signal.SIGINT, signal.default_int_handler)
+found = artifact.read(Path(sys.argv[1]))
+sessions = [openvino.cpu.open(found, found.manifest.variants[0], threads=1) for _ in range(2)]
+while sessions:
+    del sessions[0]
+    gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("in order")
+"""
+
+
+def test_ctrl_c_after_two_sessions_is_no_crash(tiny: Tiny) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", INTERRUPTED, str(tiny.artifact)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "in order\n")
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -109,6 +109,14 @@ def test_without_onnxruntime_the_extra_to_install_is_named(
         opened(ort.cpu, tiny)
 
 
+def test_a_provider_that_is_not_the_first_is_refused(
+    tiny: Tiny, npu: Chip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ChipSession, "get_providers", lambda _: ["CPUExecutionProvider", npu.provider])
+    with pytest.raises(DeviceMismatch, match="asked for CANNExecutionProvider, onnxruntime gave CPUExec"):
+        opened(ort.cann, tiny)
+
+
 class RefusedError(RuntimeError):
     """What a provider answers."""
 
@@ -339,7 +347,12 @@ def test_tensorrt_computes_in_float16_only_where_asked_for_and_leaves_nodes_to_c
 ) -> None:
     made = chip(monkeypatch, provider=TENSORRT, nodes=((CUDA, 1), (TENSORRT, 3)))
     report = opened(backend, tiny).report
-    assert made.opened.asked["trt_fp16_enable"] == report.options["trt_fp16_enable"] == enabled
+    assert made.opened.asked == {
+        "device_id": "0",
+        "trt_engine_cache_enable": "0",  # an engine of another model or driver could be taken
+        "trt_fp16_enable": enabled,
+    }
+    assert report.options["trt_fp16_enable"] == enabled
     assert report.options.get("precision") == precision
     assert [name for name, _ in made.opened.behind] == [CUDA]
     assert report.nodes == {TENSORRT: 3, CUDA: 1}
@@ -409,6 +422,24 @@ def test_bound_to_device_memory_copies_and_execution_are_timed_apart(tiny: Tiny)
     session.run(np.zeros((1, 3, 32, 32), np.float32))
     assert set(session.device_ms) == {"h2d", "compute", "d2h"}
     assert min(session.device_ms.values()) > 0
+
+
+def test_bound_to_device_memory_each_time_is_taken_when_its_work_is_done(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened(bound, tiny)
+    clock, events = iter((0, 1_000_000, 3_000_000, 7_000_000)), []
+
+    def now() -> int:
+        events.append("time")
+        return next(clock)
+
+    monkeypatch.setattr("backends.ort_session.time.perf_counter_ns", now)
+    for name in ("synchronize_inputs", "synchronize_outputs"):
+        monkeypatch.setattr(onnxruntime.IOBinding, name, lambda _, name=name: events.append(name))
+    session.run(np.zeros((1, 3, 32, 32), np.float32))
+    assert events == ["time", "synchronize_inputs", "time", "synchronize_outputs", "time", "time"]
+    assert session.device_ms == {"h2d": 1.0, "compute": 2.0, "d2h": 4.0}
 
 
 @pytest.mark.parametrize("backend", [ort.cpu, bound])
