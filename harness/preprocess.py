@@ -15,9 +15,8 @@ import cv2
 import msgspec
 import numpy as np
 
-from harness import registry
 from harness.datasets.images import read_image
-from harness.errors import ArtifactError, MissingExtra
+from harness.errors import ArtifactError
 from harness.types import AnyArray, Bool, Float32, MaskResize, UInt8
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -161,14 +160,7 @@ def _resized(image: AnyArray, step: Resize) -> AnyArray:
         height, width = max(height // 2, step.height), max(width // 2, step.width)
 
 
-def require_pillow(needed_for: str) -> None:
-    """Raise `MissingExtra` unless Pillow is installed."""
-    if not registry.is_installed("PIL"):
-        raise MissingExtra("Pillow", "seed", needed_for=needed_for)
-
-
 def _resized_by_pillow(image: AnyArray, width: int, height: int, interpolation: str) -> AnyArray:
-    require_pillow(f"interpolation {interpolation}")
     from PIL import Image
 
     kernel = Image.Resampling[interpolation.removeprefix("pil_").upper()]
@@ -266,9 +258,6 @@ class Preprocessor:
         `nearest` takes the nearest pixel, then crops as the image is cropped. The others are of the original scripts:
         `bilinear_truncated` and `area_truncated` interpolate the grey values 0 and 255 and keep what is still 255, so
         that defects lose their rim; `dilated` interpolates straight to the frame, uncropped, and keeps what is not 0.
-
-        Raises:
-            MissingExtra: `bilinear_truncated` without Pillow.
         """
         if resize == "dilated":
             return self._dilated(mask), False

@@ -17,7 +17,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def commands(path: Path) -> list[str]:
     """What follows `python -m harness` at the start of a line or of a CI step, up to a comment."""
-    return re.findall(r"^(?: *- run: )?python -m harness ([^#\n]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.findall(
+        r"^(?: *- run: )?python -m harness ([^#\n]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from harness.preprocess import (
     Interpolation,
     Layout,
     Normalise,
+    Positive,
     Resize,
     Scale,
     Size,
@@ -28,7 +29,6 @@ from harness.preprocess import (
 
 SCHEMA = 1
 Range = Literal["byte", "unit", "imagenet"]
-Triple = tuple[float, float, float]
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,8 +49,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     range: Range | None = None
     """What the pixel values 0 … 255 become: `byte` as they are, `unit` [0, 1], `imagenet` normalised with ImageNet's mean
     and standard deviation."""
-    mean: Triple | None = None
-    std: Triple | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
     """With `unit`: (x − mean) / std follows."""
     map: str | None = None
     """Output that is the anomaly map: (N, H, W), (N, 1, H, W) or (N, H, W, 1), higher is more anomalous."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.artifact import Variant
+from harness.errors import ArtifactError
 from harness.types import AnyArray
 
 if TYPE_CHECKING:
@@ -30,16 +31,23 @@ class FixedBatch:
         self._rows = rows
 
     def run(self, batch: AnyArray) -> dict[str, AnyArray]:
-        """Outputs of all rows; times of the device are those of all runs together."""
+        """Outputs of all rows; times of the device are those of all runs together.
+
+        Raises:
+            ArtifactError: an output has not one row for each of the batch.
+        """
         parts: dict[str, list[AnyArray]] = {}
         times: dict[str, float] = {}
         for start in range(0, len(batch), self._rows):
             rows = batch[start : start + self._rows]
             filled = np.concatenate([rows, np.repeat(rows[-1:], self._rows - len(rows), axis=0)])
             for name, array in self._session.run(filled).items():
-                parts.setdefault(name, []).append(
-                    np.reshape(array, (self._rows, *array.shape[1:]))[: len(rows)]
-                )
+                array = np.atleast_1d(array)  # noqa: PLW2901 - one number is the score of one image
+                if len(array) != self._rows:
+                    raise ArtifactError(
+                        f"{name!r} has shape {array.shape}: not one row for each of the {self._rows} images of its batch"
+                    )
+                parts.setdefault(name, []).append(array[: len(rows)])
             for stage, taken in self._session.device_ms.items():
                 times[stage] = times.get(stage, 0.0) + taken
         self.device_ms = times

@@ -141,25 +141,30 @@ def _as_anomalib(graph: Graph, found: dict[str, Any], how: dict[str, str]) -> No
     if operators & set(_SHIFT) and operators & set(_SCALE) and graph.inputs[0].dtype == "float32":
         found["range"], how["range"] = "unit", "anomalib's outputs, and the graph normalises"
         how["colour"] = "anomalib's"
+        found["interpolation"], how["interpolation"] = "pil_bilinear", "anomalib's, free of aliasing"
     resized = [_target(graph, node) for node in way if node.operator == "Resize"]
     if "size" not in found and len(resized) == 1 and resized[0] is not None:
         found["size"], how["size"] = resized[0], "what anomalib's graph resizes to; here it is done before"
 
 
 def _thresholds(graph: Graph, found: dict[str, Any], how: dict[str, str]) -> None:
-    """Thresholds by which the graph itself decides: an output that is `score > constant`."""
+    """Thresholds by which the graph itself decides: the one output that is `score > constant`."""
     outputs = {value.name for value in graph.outputs}
-    for output, threshold in (("score", "image_threshold"), ("map", "pixel_threshold")):
-        for node in graph.nodes:
-            decides = node.operator == "Greater" and set(node.outputs) & outputs and len(node.inputs) == 2
-            if not decides or output not in found or node.inputs[0] != found[output]:
-                continue
-            constant = graph.constants.get(node.inputs[1])
-            if constant is not None and constant.size == 1:
-                found[threshold] = float(constant[0])
-                how[threshold] = (
-                    f"the graph's own: its {node.outputs[0]!r} is {node.inputs[0]} > {constant[0]:g}"
-                )
+    for field, threshold in (("score", "image_threshold"), ("map", "pixel_threshold")):
+        deciding = [
+            node
+            for node in graph.nodes
+            if node.operator == "Greater"
+            and set(node.outputs) & outputs
+            and len(node.inputs) == 2
+            and node.inputs[0] == found.get(field)
+        ]
+        constant = graph.constants.get(deciding[0].inputs[1]) if len(deciding) == 1 else None
+        if constant is not None and constant.size == 1:
+            found[threshold] = float(constant[0])
+            how[threshold] = (
+                f"the graph's own: its {deciding[0].outputs[0]!r} is {found[field]} > {constant[0]:g}"
+            )
 
 
 def _way_in(graph: Graph) -> tuple[Node, ...]:

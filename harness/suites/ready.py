@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
-from harness import __version__, artifact, datasets, preprocess, registry, storage, suite, worker
+from harness import __version__, artifact, datasets, registry, storage, suite, worker
 from harness.artifact import Artifact
 from harness.errors import ArtifactError, DatasetError, HarnessError, MissingExtra, Unavailable, UsageError
 from harness.settings import Settings
@@ -104,7 +104,8 @@ def ready(request: SuiteRequest) -> Ready:
     found = [problems.of(_step, request, category, digest) for category in _categories(request, problems)]
     steps = [step for step in found if step is not None]
     backends = _backends(request, problems)
-    problems.of(_require_packages, request)
+    if request.suite.detector == "patchcore":
+        problems.of(_require_package, "faiss", "faiss-cpu", "faiss", "PatchCore's nearest neighbours")
     unfitted = _unfitted(request, steps)
     if unfitted:
         problems.of(_require_weights, request)
@@ -233,20 +234,6 @@ def _runs_here(name: str) -> bool:
     if reason is not None:
         raise Unavailable(f"{name}: {reason}")
     return True
-
-
-def _require_packages(request: SuiteRequest) -> None:
-    """Raise `MissingExtra` unless the optional packages are there that the suite's settings ask for."""
-    interpolations = {
-        str(request.suite.settings_for(name).interpolation) for name in request.suite.categories
-    }
-    uses = sorted(name for name in interpolations if name.startswith("pil_"))
-    if request.suite.mask_resize == "bilinear_truncated":
-        uses.append(f"mask_resize {request.suite.mask_resize}")
-    if uses:
-        preprocess.require_pillow(", ".join(uses))
-    if request.suite.detector == "patchcore":
-        _require_package("faiss", "faiss-cpu", "faiss", "PatchCore's nearest neighbours")
 
 
 def _require_package(module: str, package: str, extra: str, needed_for: str) -> None:

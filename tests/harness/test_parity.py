@@ -315,6 +315,7 @@ OTHER_DATA = Data(fingerprint="9" * 64, good=4, defective=4, masks_cut=0, masks_
         ({"detector_sha256": "b" * 64}, "different detectors .*dddddddddddd and bbbbbbbbbbbb"),
         ({"thresholds": msgspec.structs.replace(THRESHOLDS, image=2.6)}, "different thresholds"),
         ({"case": {"mask_threshold": 64}}, "mask threshold 127 and 64"),
+        ({"case": {"mask_resize": "dilated"}}, "mask resize nearest and dilated"),
         ({"status": "failed", "reason": "killed by signal 9"}, "other failed: killed by signal 9"),
         ({"status": "skipped", "reason": "no such device"}, "other skipped: no such device"),
         ({"data": None}, "without test images"),
@@ -343,6 +344,21 @@ def test_what_is_not_the_same_detector_on_the_same_images_is_refused(
     assert (pair.verdict, pair.levels) == ("not measured", ())
     assert pair.reason is not None
     assert re.search(reason, pair.reason)
+
+
+def test_images_whose_pixels_neither_side_knows_are_not_taken_for_the_same(results: Results) -> None:
+    bare = tuple(msgspec.structs.replace(image, stages={}) for image in images(outputs()))
+    one = results.add("one", outputs(), images=bare)
+    two = results.add("two", outputs(), images=bare, data=OTHER_DATA)
+    pair = compare(results.folder, one, two)
+    assert pair.verdict == "not measured"
+    assert "different test images under the same names" in str(pair.reason)
+
+
+def test_good_and_defective_images_are_counted(results: Results) -> None:
+    given = outputs(good=3, defective=5)
+    pair = results.compared(given, given)
+    assert (pair.good, pair.defective) == (3, 5)
 
 
 def test_images_that_are_only_encoded_otherwise_are_compared(results: Results) -> None:

@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 
 from harness import bench, cli, record, registry, storage, suite
 from harness.datasets import read_mask
-from harness.errors import MissingExtra
 from harness.parity import compare
 from harness.preprocess import Decode, Interpolation, Preprocessor, Resize, standard_steps
 from harness.types import AnyArray, Bool, MaskResize, UInt8
 from tests.conftest import Tiny
 from tests.harness.records import Results, outputs
-from tests.harness.suites.conftest import pretend
 
 RULES: tuple[MaskResize, ...] = ("nearest", "bilinear_truncated", "area_truncated", "dilated")
 
@@ -91,18 +89,6 @@ def test_pillows_bilinear_kernel_widens_with_the_reduction_and_opencvs_does_not(
     board = (np.indices((224, 224)).sum(axis=0) % 2 * 255).astype(np.uint8)
     assert resized(board, 32, 32, "pil_bilinear").std() < 2
     assert resized(board, 60, 60, "linear").std() > 30
-
-
-def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, PIL=False)
-    with pytest.raises(
-        MissingExtra, match=r"interpolation pil_lanczos needs Pillow.*parity-harness\[seed\]'"
-    ):
-        resized(noise(8, 8), 4, 4, "pil_lanczos")
-    with pytest.raises(MissingExtra, match=r"\[seed\]"):
-        mask_of(np.ones((8, 8)), 4, 4, "bilinear_truncated")
-    assert registry.is_installed("json")
-    assert not registry.is_installed("no_such_package")
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
 
@@ -296,7 +297,11 @@ def test_an_export_of_anomalib_needs_nothing_but_the_data(
     measure: Measure, tiny: Tiny, tmp_path: Path
 ) -> None:
     made = measure(as_anomalib(resizes_to=32).write(tmp_path / "model.onnx"))
-    wanted = expected_maps((unit(tiny) - np.float32(0.25)) / np.float32(0.5))
+    files = [sample.path for sample in datasets.load_category(tiny.data, "widget").test]
+    kernel = Image.Resampling.BILINEAR
+    small = [np.asarray(Image.open(path).convert("RGB").resize((32, 32), kernel)) for path in files]
+    shown = np.stack(small).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    wanted = expected_maps((shown - np.float32(0.25)) / np.float32(0.5))
     assert np.allclose(maps(made, tmp_path), wanted, atol=1e-6)
     assert (made.thresholds.image, made.thresholds.pixel) == (0.5, 0.5)
     assert SCORE[0] == "pred_score"

@@ -35,6 +35,7 @@ def recognised(toy: Toy, tmp_path: Path) -> Description:
 def test_anomalib_of_a_fixed_size(tmp_path: Path) -> None:
     found = recognised(as_anomalib(), tmp_path)
     assert (found.layout, found.size, found.colour, found.range) == ("NCHW", (32, 32), "RGB", "unit")
+    assert found.interpolation == "pil_bilinear"
     assert (found.map, found.score) == ("anomaly_map", "pred_score")
     assert (found.image_threshold, found.pixel_threshold) == (0.5, 0.5)
     assert found.how["image_threshold"] == "the graph's own: its 'pred_label' is pred_score > 0.5"

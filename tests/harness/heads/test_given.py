@@ -37,6 +37,13 @@ def test_a_map_of_another_size_is_resized_with_half_pixel_centres(size: tuple[in
     assert np.array_equal(found.images, maps.max(axis=(1, 2)))
 
 
+def test_maps_of_changing_sizes_are_each_resized_from_their_own() -> None:
+    given = head(score=None)
+    for side in (3, 5, 3):
+        maps = np.full((2, side, side), side, np.float32)
+        assert np.allclose(given(BATCH, {"m": maps}).maps, np.full((2, 6, 8), side))
+
+
 def test_a_larger_map_is_resized_without_a_wider_kernel() -> None:
     found = head(score=None)(BATCH[:1], {"m": random(1, 12, 16)})
     assert np.allclose(found.maps, random(1, 12, 16).reshape(1, 6, 2, 8, 2).mean(axis=(2, 4)), atol=1e-6)

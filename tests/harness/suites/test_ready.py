@@ -38,14 +38,14 @@ def test_nothing_missing_is_a_step_per_category_in_the_suites_order(bench: Bench
 def test_everything_missing_is_listed_at_once_and_nothing_is_begun(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, mindspore=False, PIL=False)
+    pretend(monkeypatch, mindspore=False)
     shutil.rmtree(bench.data / "widget")
     for mask in (bench.data / "gadget" / "ground_truth").rglob("*"):
         if mask.is_file():
             mask.unlink()
-    text = SMALL.replace('["fake-work"]', '["fake-absent", "fake-werk"]') + 'interpolation = "pil_lanczos"\n'
+    text = SMALL.replace('["fake-work"]', '["fake-absent", "fake-werk"]')
     found = problems(bench, text.replace('"gadget"]', '"gadget", "sprocket"]'), weights=None, threads=10_000)
-    assert len(found) == 8
+    assert len(found) == 7
     for words in (
         "--threads 10000: only",
         "--weights W: a fit needs weights of resnet18",
@@ -53,7 +53,6 @@ def test_everything_missing_is_listed_at_once_and_nothing_is_begun(
         "no mask for this defective image",
         "fake-absent: there is no such board here: plug one in",
         "unknown backend 'fake-werk'; did you mean 'fake-work'",
-        "pip install 'anomaly-parity-harness[seed]'",
         "pip install 'anomaly-parity-harness[mindspore]'",
     ):
         assert [line for line in found if words in line], words
@@ -124,13 +123,6 @@ def test_patchcore_asks_for_faiss(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'anomaly-parity-harness[faiss]'" in line
     pretend(monkeypatch, faiss=True)
     suites.ready(bench.request(text))
-
-
-def test_a_mask_rule_of_pillow_asks_for_pillow(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, PIL=False)
-    text = SMALL.replace("[settings]", 'mask_resize = "bilinear_truncated"\n[settings]')
-    (line,) = problems(bench, text)
-    assert line.startswith("mask_resize bilinear_truncated needs Pillow")
 
 
 def test_a_folder_that_cannot_be_written_is_missing(bench: Bench) -> None:

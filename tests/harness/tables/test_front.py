@@ -105,7 +105,16 @@ def test_no_records_are_an_error(results: Results) -> None:
 def test_data_sets_have_fronts_of_their_own(results: Results) -> None:
     add(results, "one", 0.6, 1.0)
     add(results, "two", 0.9, 0.5, case={"dataset": "mine"})
-    assert [[point.on_front for point in found.points] for found in fronts(results)] == [[True], [True]]
+    add(results, "three", 0.95, 0.4, case={"mask_threshold": 64})
+    add(results, "four", 0.99, 0.3, case={"mask_resize": "area_truncated"})
+    assert [[point.on_front for point in found.points] for found in fronts(results)] == [[True]] * 4
+
+
+def test_the_size_of_a_model_is_of_its_largest_category(results: Results) -> None:
+    for category, size in (("bottle", 1 << 20), ("cable", 3 << 20), ("zipper", 2 << 20)):
+        results.add("one", outputs(), case={"category": category}, **timed(1.0, model_bytes=size))
+    (found,) = fronts(results)
+    assert [point.model_mib for point in found.points] == [3.0]
 
 
 def shown(results: Results, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -142,6 +151,35 @@ def test_the_picture_is_the_same_bytes_every_time(
         text = one.read_text(encoding="utf-8")
         assert "two, onnx-int8: 0.9000, 2.0 ms" in text
         assert "untimed" not in text
+
+
+def test_the_picture_marks_the_front_and_leaves_hollow_what_is_not_compared(results: Results) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from matplotlib.figure import Figure
+
+    simulated = Device(device="SIMULATED chip", runtime={}, options={}, simulated=True)
+    add(results, "chip", 0.95, 0.5, device=simulated)
+    add(results, "fast", 0.6, 1.0)
+    add(results, "beaten", 0.5, 2.0)
+    add(results, "best", 0.9, 4.0)
+    panel = Figure().subplots()
+    front_picture._draw(panel, fronts(results)[0])
+    *points, line = panel.get_lines()
+    assert [(point.get_marker(), point.get_markerfacecolor() == "none") for point in points] == [
+        ("o", True),
+        ("*", False),
+        ("o", False),
+        ("*", False),
+    ]
+    assert [tuple(map(float, point.get_xydata()[0])) for point in points] == [
+        (0.5, 0.95),
+        (1.0, 0.6),
+        (2.0, 0.5),
+        (4.0, 0.9),
+    ]
+    assert line.get_xydata().tolist() == [[1.0, 0.6], [4.0, 0.9]]
+    assert line.get_drawstyle() == "steps-post"  # until the next one nothing more accurate is to be had
+    assert panel.get_xscale() == "log"
 
 
 def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:

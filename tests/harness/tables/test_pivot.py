@@ -16,7 +16,7 @@ from tests.harness.records import Results, images, outputs
 
 def timed(milliseconds: float, **changes: Any) -> dict[str, Any]:
     return {
-        "latency_ms": {"total": distribution([milliseconds] * 3)},
+        "latency_ms": {"total": distribution([milliseconds, milliseconds, 9 * milliseconds])},
         "images_per_second": 1e3 / milliseconds,
         "peak_memory_bytes": 3 << 20,
         "model_bytes": 5 << 19,
@@ -90,6 +90,30 @@ def test_what_has_no_flips_says_why(results: Results, changes: dict[str, Any], w
     assert any(f"no flips: {why} than in the first column" in note for note in found.notes)
 
 
+def test_nothing_flips_against_a_failure(results: Results) -> None:
+    results.add("one", outputs(), status="failed", reason="killed")
+    results.add("two", outputs())
+    (found,) = pivot(results, "backend")
+    assert all("flips" not in column.values["bottle"] for column in found.columns)
+
+
+def test_what_differs_but_the_spread_is_in_every_columns_name(results: Results) -> None:
+    results.add("one", outputs(), case={"warmup": 3})
+    results.add("one", outputs(), case={"warmup": 5, "threads": 2})
+    (found,) = pivot(results, "backend")
+    assert names(found) == ["one, 1 threads, warmup 3", "one, 2 threads, warmup 5"]
+
+
+def test_records_that_newer_ones_hide_are_counted(results: Results) -> None:
+    for day, detector in (("01", "a"), ("03", "b"), ("02", "c")):
+        finished = f"2025-01-{day}T00:00:00+00:00"
+        results.add("one", outputs(), detector_sha256=detector * 64, finished=finished)
+    results.add("two", outputs(), detector_sha256="b" * 64)
+    (found,) = pivot(results, "backend")
+    assert found.columns[0].detectors == {"bottle": "b" * 64}
+    assert "one: 2 older records of other detectors or data are not shown" in found.notes
+
+
 def test_detectors_have_no_flips_and_no_note_about_them(results: Results) -> None:
     results.add("cpu", outputs())
     results.add("cpu", outputs(), case={"detector": "stpm"}, detector_sha256="b" * 64)
@@ -109,7 +133,10 @@ def test_means_are_over_what_every_column_has(results: Results) -> None:
     assert shared == ("bottle", "cable")
     assert means["p50"] == (3.0, 6.0)
     assert found.categories == ("bottle", "cable", "zipper")
-    assert "mean of 2 (of 3)" in tables.render_pivots((found,), "terminal")
+    text = tables.render_pivots((found,), "terminal")
+    _, mean = text.split("mean of 2 (of 3)")
+    (times,) = [line for line in mean.splitlines() if "p50 ms" in line]
+    assert times.replace("│", " ").split() == ["p50", "ms", "3.0", "6.0"]
 
 
 def test_a_mean_that_a_category_lacks_is_absent(results: Results) -> None:
@@ -147,8 +174,12 @@ def test_other_data_sets_detectors_and_backends_have_tables_of_their_own(results
         results.add(backend, outputs())
         results.add(backend, outputs(), case={"dataset": "mine"})
         results.add(backend, outputs(), case={"detector": "stpm"})
-    assert len(pivot(results, "backend")) == 3
+        results.add(backend, outputs(), case={"mask_threshold": 64})
+        results.add(backend, outputs(), case={"mask_resize": "area_truncated"})
+        results.add(backend, outputs(), case={"variant": "onnx-fp16"})
+    assert len(pivot(results, "backend")) == 5
     assert len(pivot(results, "detector")) == 2
+    assert len(pivot(results, "precision")) == 2
 
 
 @pytest.mark.parametrize("by", ["backend", "precision", "detector"])
@@ -171,6 +202,7 @@ def test_text_shows_every_column_with_its_device(
     assert "[2] device CPU on bench (any)" in text
     rows = [[cell.strip() for cell in line.replace("│", "|").split("|")] for line in text.splitlines()]
     assert ["", "", "p50 ms", "4.0", "2.0", ""] in rows
+    assert ["", "bottle", "image AUROC", "1.0000", "1.0000", ""] in rows
 
 
 def test_json_holds_every_value(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
