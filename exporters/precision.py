@@ -13,7 +13,7 @@ from exporters import opset, precision_float16, precision_graph, precision_int8
 from exporters.errors import ExportError
 from exporters.good_images import batches, spread
 from exporters.source import source
-from harness import storage
+from harness import datasets, storage
 from harness.artifact import Artifact, Lowered, Variant
 from harness.errors import DatasetError, MissingExtra
 from harness.heads.graph import HEAD
@@ -36,7 +36,7 @@ def export(
 
     Raises:
         ArtifactError: no float32 ONNX variant, or a graph that is not in float32.
-        DatasetError: no good images but those held out for the thresholds.
+        DatasetError: other training images than the fit saw, or none but those held out for the thresholds.
         ExportError: float16 cannot hold what the network computes, nothing could be quantised, or the outputs are not finite.
         UsageError: a node or an operator type that the graph does not have.
     """
@@ -123,7 +123,13 @@ def identifier(made_from: Variant, request: PrecisionRequest) -> str:
 
 def _samples(artifact: Artifact, category: Category, count: int) -> Sequence[Sample]:
     """Good images that the fit saw: those held out set the thresholds, and stay unseen here too."""
-    held_out = set(artifact.manifest.training.held_out)
+    training = artifact.manifest.training
+    if datasets.fingerprint(category, "train") != training.fingerprint:
+        raise DatasetError(
+            f"{category.root}: other training images than {artifact.path} was fitted on ({training.dataset}): --data must hold "
+            "the very images, which show what ranges its tensors have"
+        )
+    held_out = set(training.held_out)
     seen = [sample for sample in category.train if sample.name not in held_out]
     if not seen:
         raise DatasetError(f"{category.root}: no good training images to calibrate on but those held out")

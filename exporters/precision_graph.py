@@ -166,9 +166,13 @@ def named_nodes(model: onnx.ModelProto, asked: Iterable[str], where: str) -> fro
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node without a name, or with one that is taken, its own."""
-    taken: set[str] = set()
+    """Give every node without a name, or with that of an earlier one, a name that no other has."""
+    taken = {node.name for node in model.graph.node}
+    named: set[str] = set()
     for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in taken:
+        if not node.name or node.name in named:
             node.name = f"{node.op_type}_{index}"
-        taken.add(node.name)
+            while node.name in taken:
+                node.name += "_"
+            taken.add(node.name)
+        named.add(node.name)

@@ -10,7 +10,7 @@ from harness.artifact import Artifact, Variant
 from harness.types import Category
 
 Precision = Literal["fp16", "int8"]
-Calibration = Literal["minmax", "percentile", "entropy"]
+Calibration = Literal["minmax", "percentile"]
 IMAGES = 32
 """Good images it is calibrated on and compared with float32, unless asked otherwise."""
 
@@ -21,8 +21,7 @@ class PrecisionRequest:
 
     precision: Precision
     calibration: Calibration = "minmax"
-    """How int8 finds the range of each tensor: its extrema, the range of 99.999 % of its values, or the one that loses
-    least information (Kullback-Leibler divergence)."""
+    """How int8 finds the range of each tensor: its extrema, or the range of 99.999 % of its values."""
     keep_float: tuple[str, ...] = ()
     """Nodes, or operator types, that stay in float32."""
     lower_head: bool = False
@@ -45,7 +44,7 @@ def lower(
 
     Raises:
         ArtifactError: no float32 ONNX variant, or a graph that is not in float32.
-        DatasetError: no good images but those held out for the thresholds.
+        DatasetError: other training images than the fit saw, or none but those held out for the thresholds.
         ExportError: float16 cannot hold what the network computes, or nothing could be quantised.
         UsageError: a node or an operator type that the graph does not have.
     """

@@ -23,7 +23,7 @@ from harness.precision import PrecisionRequest
 from harness.record import Record
 from harness.types import Category
 
-CALIBRATIONS: tuple[precision.Calibration, ...] = ("minmax", "percentile", "entropy")
+CALIBRATIONS: tuple[precision.Calibration, ...] = ("minmax", "percentile")
 OM_MODES = (
     *("force_fp32", "cube_fp16in_fp32out", "must_keep_origin_dtype"),
     *("allow_fp32_to_fp16", "allow_mix_precision", "force_fp16"),

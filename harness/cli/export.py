@@ -16,7 +16,7 @@ PRECISION_MODES = (
     *("force_fp16", "force_fp32", "cube_fp16in_fp32out", "allow_fp32_to_fp16", "must_keep_origin_dtype"),
     "allow_mix_precision",
 )
-CALIBRATIONS = ("minmax", "percentile", "entropy")
+CALIBRATIONS = ("minmax", "percentile")
 
 
 def add(commands: Any) -> None:
@@ -44,7 +44,11 @@ def _add_export(commands: Any) -> None:
         metavar="NODE|OP_TYPE",
         help="stays in float32: a node by its name, or all of an operator type; repeats",
     )
-    lower.add_argument("--lower-head", action="store_true", help="of --head-in-graph: lower the head too")
+    lower.add_argument(
+        "--lower-head",
+        action="store_true",
+        help="of --head-in-graph: lower the head too, whose ranges good images alone set",
+    )
     good = export.add_argument_group("good images, for --precision and --fp16-report")
     good.add_argument("--data", type=path, metavar="DIR", help="folder that holds the categories")
     good.add_argument("--images", type=positive, metavar="N", help="good images taken (32; the report 16)")

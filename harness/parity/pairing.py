@@ -10,7 +10,7 @@ from pathlib import Path
 from harness import record, registry
 from harness.errors import UsageError
 from harness.parity import inputs, levels, rates, tensors
-from harness.parity.profiles import FLOAT32, profile_of
+from harness.parity.profiles import FLOAT32, PROFILES, precision_of, profile_of
 from harness.parity.report import LevelReport, PairReport, ParityReport, Verdict, overall
 from harness.parity.sides import Float64, Sides, named
 from harness.record import Record
@@ -190,7 +190,8 @@ def _gaps(members: Sequence[Record], reference: str) -> list[str]:
         return [f"no record of the reference {reference} (there are: {', '.join(sorted(categories))})"]
     if not categories:
         return [f"only {reference} has records: nothing to compare with; bench another backend"]
-    return [
+    unclear = (_unclear(_candidates(members, reference, other), reference) for other in members)
+    return [*dict.fromkeys(gap for gap in unclear if gap is not None)] + [
         f"{having} has records of {', '.join(sorted(lost))} and {lacking} has none"
         for backend, theirs in sorted(categories.items())
         for having, lacking, lost in (
@@ -201,14 +202,36 @@ def _gaps(members: Sequence[Record], reference: str) -> list[str]:
     ]
 
 
+def _candidates(members: Sequence[Record], reference: str, other: Record) -> list[Record]:
+    """Records of the reference that `other` may be compared with: of its category, and of its detector and data if there are."""
+    if _side(other, reference) == reference:
+        return []
+    mine = [
+        item
+        for item in members
+        if item.case.category == other.case.category and _side(item, reference) == reference
+    ]
+    return [item for item in mine if _about(item) == _about(other)] or mine
+
+
+def _unclear(candidates: Sequence[Record], reference: str) -> str | None:
+    """Why it is not clear what is agreed with: int8 agrees with int8, and says nothing of float32."""
+    if len({precision_of(item) for item in candidates}) < 2:
+        return None
+    by_precision = sorted(candidates, key=lambda item: list(PROFILES).index(precision_of(item)[0]))
+    ids = list(dict.fromkeys(item.case.variant for item in by_precision))
+    return (
+        f"{reference} has records of {candidates[0].case.category} in several precisions ({', '.join(ids)}): name the one to be "
+        f"agreed with, --reference {reference}:{ids[0]} say"
+    )
+
+
 def _pairs(folder: Path, members: Sequence[Record], reference: str, asked: Asked) -> list[PairReport]:
     pairs = []
     for other in members:
-        of_category = [item for item in members if item.case.category == other.case.category]
-        references = [item for item in of_category if _side(item, reference) == reference]
-        if _side(other, reference) != reference and references:
-            of_detector = [item for item in references if _about(item) == _about(other)]
-            chosen, notes = _choose(of_detector or references, other.case)
+        candidates = _candidates(members, reference, other)
+        if candidates and _unclear(candidates, reference) is None:
+            chosen, notes = _choose(candidates, other.case)
             pairs.append(compare(folder, chosen, other, asked=asked, notes=notes))
     return pairs
 

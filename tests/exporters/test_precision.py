@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -139,7 +139,24 @@ def test_what_it_was_made_of_is_recorded(widget: Path, tiny: Tiny) -> None:
     assert half.calibration is None
 
 
-@pytest.mark.parametrize("asked", [FP16, INT8, changed(INT8, calibration="entropy")])
+def test_what_describes_the_graph_and_made_it_is_carried_over(widget: Path, tiny: Tiny) -> None:
+    model = graph()
+    onnx.helper.set_model_props(model, {"trained": "here"})
+    replaced(widget, model, software={"mindspore": "2.7"})
+    for asked, opset in ((FP16, "11"), (INT8, "13")):  # the first that has a scale per channel
+        made = lower(widget, tiny, asked)
+        written = onnx.load(widget / made.model)
+        assert {item.key: item.value for item in written.metadata_props} == {"trained": "here"}
+        assert made.software == {
+            "mindspore": "2.7",
+            "onnx": onnx.__version__,
+            "onnxruntime": ort.__version__,
+            "opset": opset,
+        }
+        assert str(written.opset_import[0].version) == opset
+
+
+@pytest.mark.parametrize("asked", [FP16, INT8, changed(INT8, calibration="percentile")])
 def test_the_same_request_gives_the_same_bytes(widget: Path, tiny: Tiny, asked: PrecisionRequest) -> None:
     assert lower(widget, tiny, asked) == lower(widget, tiny, asked)
 
@@ -153,6 +170,18 @@ def test_images_held_out_for_the_thresholds_stay_unseen(widget: Path, tiny: Tiny
     hold_out(widget, names)
     with pytest.raises(DatasetError, match="but those held out"):
         lower(widget, tiny, INT8)
+
+
+@pytest.mark.parametrize("asked", [FP16, INT8])
+def test_other_training_images_than_the_fit_saw_are_refused(
+    widget: Path, tiny: Tiny, tmp_path: Path, asked: PrecisionRequest
+) -> None:
+    shutil.copytree(tiny.data, tmp_path / "other")
+    other = datasets.load_category(tmp_path / "other", "widget")
+    shutil.copy(other.test[0].path, other.train[0].path)
+    with pytest.raises(DatasetError, match="other training images than .* was fitted on"):
+        precision.lower(artifact.read(widget), other, asked)
+    assert [path.name for path in widget.glob("*.onnx")] == ["onnx-fp32.onnx"]
 
 
 def hold_out(path: Path, names: list[str]) -> None:
@@ -178,7 +207,7 @@ def test_other_settings_never_overwrite_an_earlier_file(tiny: Tiny) -> None:
 
     made_from = artifact.read(tiny.artifact).manifest.variants[0]
     requests = [
-        *(FP16, INT8, changed(INT8, calibration="entropy"), changed(INT8, images=5)),
+        *(FP16, INT8, changed(INT8, calibration="percentile"), changed(INT8, images=5)),
         *(changed(INT8, keep_float=kept) for kept in (("a",), ("b",), ("a", "b"))),
         changed(INT8, label="minmax"),
     ]
@@ -188,10 +217,20 @@ def test_other_settings_never_overwrite_an_earlier_file(tiny: Tiny) -> None:
     assert len(names) == len(requests) + 2
 
 
-def test_a_batch_normalisation_is_folded_into_the_convolution_it_alone_reads() -> None:
+@pytest.mark.parametrize("bias_is", ["there", "not there"])
+@pytest.mark.parametrize("epsilon_is", ["there", "not there"])
+def test_a_batch_normalisation_is_folded_into_the_convolution_it_alone_reads(
+    bias_is: str, epsilon_is: str
+) -> None:
     from exporters import precision_graph
 
     model, batch = graph(), np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    if bias_is == "there":
+        bias = np.array([0.5, -1.0, 2.0, 0.3], np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(bias, "bias"))
+        model.graph.node[0].input.append("bias")
+    if epsilon_is == "not there":
+        del model.graph.node[1].attribute[:]
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
     precision_graph.fold_batch_norms(folded)
@@ -220,7 +259,67 @@ def test_int8_has_a_scale_per_channel_of_each_weight_but_of_those_kept(widget: P
     (weight,) = [item for item in weights if item[0].ndim == 4]
     assert (weight[0].dtype, weight[0].shape, weight[1].shape) == (np.int8, (4, 3, 4, 4), (4,))
     assert np.abs(weight[0]).reshape(4, -1).max(axis=1).tolist() == [127] * 4
+    zeros = [arrays[node.input[2]] for node in made.graph.node if node.op_type == "QuantizeLinear"]
+    assert {zero.dtype.name for zero in zeros} == {"uint8"}  # activations
     assert arrays["layer1.b"].dtype == np.float32
+
+
+def test_extrema_follow_an_outlier_and_a_percentile_does_not(widget: Path, tmp_path: Path) -> None:
+    from exporters import precision_graph, precision_int8
+
+    model = onnx.load(str(widget / "onnx-fp32.onnx"))
+    precision_graph.name_nodes(model)
+    steps = {}
+    for calibration in get_args(precision.Calibration):
+        batches = [np.full((1, 3, 32, 32), value, np.float32) for value in np.linspace(-1, 1, 100)]
+        batches[50][0, 0, 0, 0] = 1000.0  # one of 307200
+        made = precision_int8.int8_from_float32(
+            model, iter(batches), calibration=calibration, keep=(), folder=tmp_path
+        )
+        arrays = {item.name: onnx.numpy_helper.to_array(item) for item in made.graph.initializer}
+        (first,) = [node for node in made.graph.node if node.input[0] == model.graph.input[0].name]
+        steps[calibration] = float(arrays[first.input[1]])
+    assert steps["minmax"] == pytest.approx(1001 / 255)
+    assert 1.5 / 255 < steps["percentile"] < 2.5 / 255
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"), [("output", "other inputs or outputs"), ("values", "'embedding' is infinite or NaN")]
+)
+def test_what_a_converter_spoils_is_not_kept(
+    widget: Path, tiny: Tiny, wrong: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exporters import precision_int8
+
+    def spoilt(model: Any, *_: Any, **__: Any) -> Any:
+        made = onnx.ModelProto()
+        made.CopyFrom(model)
+        if wrong == "output":
+            made.graph.node[-1].output[0] = made.graph.output[0].name = "other"
+        else:
+            made.graph.node[-1].op_type = "Log"  # of some negative numbers
+        return made
+
+    monkeypatch.setattr(precision_int8, "int8_from_float32", spoilt)
+    with pytest.raises(ExportError, match=why):
+        lower(widget, tiny, INT8)
+    assert not list(widget.glob("onnx-int8*"))
+
+
+@pytest.mark.parametrize(("named", "unnamed"), [("conv1", "conv2"), ("conv2", "conv1")])
+def test_a_node_without_a_name_takes_no_other_nodes(
+    widget: Path, tiny: Tiny, named: str, unnamed: str
+) -> None:
+    model = graph()
+    nodes = {node.name: node for node in model.graph.node}
+    index = list(model.graph.node).index(nodes[unnamed])
+    nodes[named].name, nodes[unnamed].name = f"Conv_{index}", ""
+    replaced(widget, model)
+    made = lower(widget, tiny, changed(FP16, keep_float=(f"Conv_{index}",)))
+    halves = {item.name for item in onnx.load(widget / made.model).graph.initializer if item.data_type == 10}
+    weights = {"conv1": "layer1.a.folded.two", "conv2": "layer1.b"}
+    assert weights[unnamed] in halves
+    assert weights[named] not in halves
 
 
 def test_an_operator_type_stays_float_wholly(widget: Path, tiny: Tiny) -> None:
@@ -255,8 +354,23 @@ def test_what_float16_cannot_hold_is_refused_until_its_nodes_stay_float(widget: 
     assert made.agreement["embedding"] < 1e-3
 
 
-def test_a_weight_beyond_float16_is_refused_and_not_clipped(widget: Path, tiny: Tiny) -> None:
-    replaced(widget, graph(gain=5e6))
+def test_one_image_of_many_that_float16_cannot_hold_is_enough(widget: Path, tiny: Tiny) -> None:
+    replaced(widget, graph(gain=15840))  # the first image goes up to 64 800, the third to 66 200
+    assert lower(widget, tiny, changed(FP16, images=1)).id == "onnx-fp16-images1"
+    with pytest.raises(ExportError, match="'two' is infinite"):
+        lower(widget, tiny, FP16)
+
+
+@pytest.mark.parametrize("stored", ["initializer", "node"])
+def test_a_weight_beyond_float16_is_refused_and_not_clipped(widget: Path, tiny: Tiny, stored: str) -> None:
+    model = graph()
+    weight = model.graph.initializer[0]
+    large = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1e6), weight.name)
+    weight.CopyFrom(large)
+    if stored == "node":
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [large.name], value=large))
+        model.graph.initializer.remove(weight)
+    replaced(widget, model)
     with pytest.raises(ExportError, match=r"weight 'layer1\.a.*beyond 65504.*--keep-float conv1"):
         lower(widget, tiny, FP16)
 
@@ -269,7 +383,7 @@ def test_nodes_that_stay_float_hand_on_float32(widget: Path, tiny: Tiny) -> None
     assert [node.input[0] for node in casts] == ["image"]
 
 
-@pytest.mark.parametrize("spoil", ["quantised", "float16", "double"])
+@pytest.mark.parametrize("spoil", ["quantised", "float16", "double", "cast"])
 def test_a_graph_that_is_not_in_float32_is_refused(widget: Path, tiny: Tiny, spoil: str) -> None:
     model = graph()
     if spoil == "quantised":
@@ -279,6 +393,10 @@ def test_a_graph_that_is_not_in_float32_is_refused(widget: Path, tiny: Tiny, spo
         weights = model.graph.initializer[1]
         half = onnx.numpy_helper.to_array(weights).astype(np.float16)
         weights.CopyFrom(onnx.numpy_helper.from_array(half, weights.name))
+    elif spoil == "cast":
+        for source, target, kind in (("half", "again", 1), ("three", "half", 10)):
+            model.graph.node.insert(3, onnx.helper.make_node("Cast", [source], [target], to=kind))
+        model.graph.node[5].input[0] = "again"
     else:
         model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     replaced(widget, model)
@@ -327,7 +445,7 @@ def test_the_command_line_lowers_and_says_what_it_cost(
     [
         (["--precision", "int8"], "needs --data DIR.*int8 is calibrated on good images"),
         (["--precision", "fp16"], "needs --data DIR.*checked for overflow"),
-        (["--precision", "fp16", "--calibration", "entropy"], "--calibration belongs to --precision int8"),
+        (["--precision", "fp16", "--calibration", "percentile"], "--calibration belongs to --precision int8"),
         (["--format", "onnx", "--keep-float", "Conv"], "belong to --precision"),
         (["--format", "onnx", "--data", "here"], "belong to --fp16-report and --precision"),
         (["--precision", "fp16", "--data", "here", "--lower-head"], "needs --head-in-graph"),

@@ -30,10 +30,28 @@ def test_a_reference_with_a_variant_is_compared_with_the_backends_others_too(res
     assert (report.verdict, report.reasons) == ("passed", ())
 
 
-def test_a_reference_without_a_variant_is_compared_with_other_backends_alone(results: Results) -> None:
+def test_a_reference_in_several_precisions_has_to_be_named(results: Results) -> None:
     three(results)
     report = parity.parity(results.folder, reference="onnxruntime-cpu")
-    assert [pair.other.runner for pair in report.pairs] == ["mindspore-cpu"]
+    assert (report.verdict, report.pairs) == ("not measured", ())
+    (reason,) = report.reasons
+    assert "several precisions (onnx-fp32, onnx-fp16, onnx-int8)" in reason
+    assert "--reference onnxruntime-cpu:onnx-fp32" in reason
+
+
+def test_a_reference_without_a_variant_is_compared_with_all_of_other_backends(results: Results) -> None:
+    three(results)
+    report = parity.parity(results.folder, reference="mindspore-cpu")
+    assert [pair.other.variant for pair in report.pairs] == ["onnx-fp16", "onnx-fp32", "onnx-int8"]
+
+
+def test_a_precision_of_another_detector_leaves_no_doubt(results: Results) -> None:
+    given = outputs()
+    results.add("onnxruntime-cpu", given, case={"variant": "onnx-int8"}, detector_sha256="an older one")
+    results.add("onnxruntime-cpu", given, case={"variant": "onnx-fp32"})
+    results.add("mindspore-cpu", given, case={"variant": "mindir-fp32"})
+    (pair,) = parity.parity(results.folder, reference="onnxruntime-cpu").pairs
+    assert pair.reference.variant == "onnx-fp32"
 
 
 def test_a_variant_nobody_benched_is_not_measured_and_the_others_are_listed(results: Results) -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from harness import artifact, cli, precision, tuning, tuning_front
+from harness import artifact, cli, precision, suite, tuning, tuning_front
+from harness.artifact import Artifact, OmRequest
+from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailable, UsageError
 from harness.record import Device, Distribution, Record
 from harness.tuning import Trial, Tuned
 from tests.conftest import Tiny
@@ -21,14 +26,14 @@ def test_every_calibration_is_tried_with_and_without_the_ends_and_every_group_on
         "float16",
         *("int8 minmax", "int8 minmax, ends kept", "int8 minmax, first kept", "int8 minmax, last kept"),
         *("int8 minmax, tail kept", "int8 minmax, net/layer1 kept"),
-        *("int8 percentile", "int8 percentile, ends kept", "int8 entropy", "int8 entropy, ends kept"),
+        *("int8 percentile", "int8 percentile, ends kept"),
     ]
-    assert tried["int8 entropy, ends kept"] == precision.PrecisionRequest(
+    assert tried["int8 percentile, ends kept"] == precision.PrecisionRequest(
         precision="int8",
-        calibration="entropy",
+        calibration="percentile",
         keep_float=("a", "b", "c", "d"),
         images=5,
-        label="entropy-ends-kept",
+        label="percentile-ends-kept",
     )
     assert tried["int8 minmax, net/layer1 kept"].label == "minmax-net-layer1-kept"  # no path
 
@@ -47,7 +52,7 @@ def given(*, moved: float = 0.0, image: int = 0) -> Outputs:
 
 
 def add(results: Results, variant: str, scores: Outputs, ms: float, **changes: Any) -> Record:
-    infer = Distribution(mean=ms, p50=ms, p90=ms, p95=ms, p99=ms)
+    infer = Distribution(mean=3 * ms, p50=ms, p90=4 * ms, p95=5 * ms, p99=6 * ms)
     return results.add(
         changes.pop("backend", "cpu"),
         scores,
@@ -80,6 +85,52 @@ def test_a_row_says_what_a_setting_costs_and_gives(results: Results) -> None:
     assert (int8.milliseconds, int8.ratio) == (4.0, 0.5)
     assert (int8.peak_memory_bytes, int8.model_bytes) == (190, 10)
     assert int8.metrics["image_auroc"] == first[1].metrics["image_auroc"]
+
+
+def test_the_difference_is_a_share_of_float32s_range(results: Results) -> None:
+    records = [add(results, "fp32", given(), 10.0), add(results, "int8", given(moved=3.0, image=7), 4.0)]
+    assert tuning_front.rows(tuned(results, records))[1].difference == pytest.approx(3.0 / 3)
+
+
+def test_the_table_has_milliseconds_and_megabytes(results: Results) -> None:
+    sizes = {"peak_memory_bytes": 190_000_000, "model_bytes": 12_340_000}
+    records = [
+        add(results, "fp32", given(), 8.0),
+        add(results, "int8", given(moved=0.6, image=3), 4.0, **sizes),
+    ]
+    lines = tuning_front.lines(tuning_front.rows(tuned(results, records)), rounds=1, records=results.folder)
+    (line,) = [line for line in lines if "settings of int8" in line]
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells[:5] == ["★", "settings of int8", "int8", "20.00%", "1"]
+    assert cells[-4:] == ["4.0", "0.50", "190", "12.3"]
+
+
+def test_each_backend_has_a_front_of_its_own_against_its_own_float32(results: Results) -> None:
+    simulated = Device(device="chip", runtime={}, options={}, simulated=True)
+    records = [
+        add(results, "fp32", given(), 10.0),
+        add(results, "int8", given(moved=0.3), 5.0),
+        add(results, "fp32", given(moved=0.3), 100.0, backend="slow"),
+        add(results, "int8", given(moved=0.3), 50.0, backend="slow"),
+        add(results, "chip", given(), 0.1, device=simulated),
+    ]
+    found = {(row.backend, row.variant): row for row in tuning_front.rows(tuned(results, records))}
+    assert {key for key, row in found.items() if row.on_front} == {
+        ("cpu", "fp32"),
+        ("cpu", "int8"),
+        ("slow", "int8"),  # as near to its float32 as that itself
+    }
+    assert (found["slow", "int8"].ratio, found["slow", "int8"].difference) == (0.5, 0.0)
+
+
+def test_without_a_measured_float32_nothing_is_compared(results: Results) -> None:
+    records = [
+        add(results, "fp32", given(), 10.0, status="failed", reason="killed"),
+        add(results, "int8", given(), 5.0),
+    ]
+    found = tuning_front.rows(tuned(results, records))
+    assert [row.note for row in found] == ["fp32 failed: killed"] * 2
+    assert [(row.difference, row.on_front) for row in found] == [(None, False)] * 2
 
 
 def test_the_front_holds_what_no_other_setting_beats(results: Results) -> None:
@@ -127,6 +178,106 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         "int8": precision.PrecisionRequest(precision="int8", label="minmax"),
     }
     monkeypatch.setattr(tuning, "lowerings", lambda *_: requests)
+
+
+Cases = list[tuple[str, str, str]]
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> Cases:
+    """Round, backend and variant of every case, in order; none is run."""
+    seen: Cases = []
+
+    def run(plan: suite.Plan, **_: Any) -> tuple[Record, ...]:
+        seen.extend((job.out.name, job.case.backend, job.case.variant) for job in plan.jobs)
+        return ()
+
+    monkeypatch.setattr(suite, "run", run)
+    return seen
+
+
+def tune(tiny: Tiny, to: Path, **changes: Any) -> Tuned:
+    asked = tuning.TuneRequest(artifact=tiny.artifact, data=tiny.data, to=to, images=2, rounds=1)
+    asked = dataclasses.replace(asked, **changes)
+    return tuning.tune(asked, say=list[str]().append, report=list[Record]().append)
+
+
+@pytest.mark.usefixtures("few")
+def test_every_backend_measures_what_it_opens_in_every_round(
+    tiny: Tiny, tmp_path: Path, planned: Cases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    monkeypatch.setattr(tuning, "OM_MODES", ("force_fp32", "allow_mix_precision", "force_fp16"))
+    backends = ("onnxruntime-cpu", "ascend310-simulated")
+    om = OmRequest(soc="Ascend310", cann="7.0", atc="simulated")
+    found = tune(tiny, tmp_path / "to", backends=backends, rounds=2, om=om)
+    modes = [f"om-{mode}-ascend310-cann7.0-b1-simulated" for mode in ("force_fp32", "force_fp16")]
+    once = [("onnxruntime-cpu", name) for name in ("onnx-fp32", "onnx-fp16", "onnx-int8-minmax")]
+    once += [("ascend310-simulated", name) for name in modes]
+    assert planned == [(folder, *case) for folder in ("round-1", "round-2") for case in once]
+    assert [path.name for path in found.records] == ["round-1", "round-2"]
+    refused = [trial.settings for trial in found.trials if trial.refused]
+    assert refused == ["atc allow_mix_precision"]  # which the simulator does not have
+    copy = artifact.read(tmp_path / "to" / "widget")
+
+    assert tune(tiny, tmp_path / "to", backends=backends, om=om).trials == found.trials
+    assert artifact.read(copy.path) == copy  # nothing is made again
+    two = tune(tiny, tmp_path / "to", backends=backends, om=dataclasses.replace(om, batches=(2,)))
+    made = [trial.variant for trial in two.trials[3:] if not trial.refused]
+    assert made == [name.replace("b1", "b2") for name in modes]
+
+
+def test_a_refused_setting_is_an_answer_and_is_no_other_setting(
+    tiny: Tiny, tmp_path: Path, planned: Cases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    asked = precision.PrecisionRequest(precision="int8", images=2, label="all")
+    kept = precision.PrecisionRequest(precision="int8", images=2, keep_float=("Conv",), label="none")
+    monkeypatch.setattr(tuning, "lowerings", lambda *_: {"all": asked, "none": kept})
+    float32, all_, none = tune(tiny, tmp_path / "to").trials
+    assert (float32.refused, all_.refused, all_.variant) == (None, None, "onnx-int8-all-images2")
+    assert "nothing was quantised" in str(none.refused)
+    assert [variant for _, _, variant in planned] == ["onnx-fp32", "onnx-int8-all-images2"]
+
+
+@pytest.mark.parametrize("error", [ArtifactError, DatasetError, Unavailable, UsageError])
+def test_what_keeps_every_setting_from_being_made_stops_the_tuning(
+    tiny: Tiny, tmp_path: Path, planned: Cases, error: type[HarnessError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error("not here")
+
+    monkeypatch.setattr(precision, "lower", refuse)
+    with pytest.raises(error, match="not here"):
+        tune(tiny, tmp_path / "to")
+    assert planned == []
+
+
+@pytest.mark.parametrize("other", ["detector", "training images"])
+def test_a_folder_is_of_one_detector_on_one_data_set(
+    tiny: Tiny, tmp_path: Path, planned: Cases, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "lowerings", lambda *_: {})
+    data = Path(shutil.copytree(tiny.data, tmp_path / "data"))
+    made = Path(shutil.copytree(tiny.artifact, tmp_path / "art" / "widget"))
+    tune(tiny, tmp_path / "to", artifact=made, data=data)
+    tune(tiny, tmp_path / "to", artifact=made, data=data)
+    if other == "detector":
+        manifest = msgspec.structs.replace(artifact.read(made).manifest, detector_sha256="b" * 64)
+        monkeypatch.setattr(artifact, "find", lambda *_: (Artifact(path=made, manifest=manifest, sha256=""),))
+    else:
+        (data / "widget" / "train" / "good" / "000.png").unlink()
+    with pytest.raises(UsageError, match="holds a tuning of another detector, model, data"):
+        tune(tiny, tmp_path / "to", artifact=made, data=data)
+    assert len(planned) == 2
+
+
+def test_several_artifacts_are_not_tuned_at_once(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(tiny.artifact, tmp_path / "art" / name)
+    with pytest.raises(ArtifactError, match="2 artifacts: tune one of them"):
+        tune(tiny, tmp_path / "to", artifact=tmp_path / "art")
+    assert not (tmp_path / "to").exists()
 
 
 @pytest.mark.usefixtures("few")
