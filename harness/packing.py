@@ -6,6 +6,7 @@ member. Merging checks everything in a folder of its own before the first file t
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import shutil
@@ -98,19 +99,34 @@ def merge(source: Path, results: Path, *, force: bool = False) -> tuple[str, ...
 
     Raises:
         RecordError: the pack was altered, or holds anything but records and what belongs to them.
-        UsageError: another file of one of the names is there already.
+        UsageError: no such file, or another file of one of the names is there already.
     """
+    if not source.is_file():
+        raise UsageError(f"{source}: no such file: name what `python -m harness pack` wrote")
+    new = not results.exists()
     storage.require_writable(results)
-    with storage.scratch_folder(results) as temporary:
-        try:
-            with zipfile.ZipFile(source) as archive:
-                names = _unpack(source, archive, temporary)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            raise RecordError(f"{source}: not a pack of this harness ({error}); {_REMEDY}") from error
-        _require_records(source, temporary, names)
-        fresh = [name for name in names if not _is_there(results, temporary, name, force=force)]
-        _move(temporary, results, fresh)
+    try:
+        with storage.scratch_folder(results) as temporary:
+            names = _unpacked(source, temporary)
+            fresh = [name for name in names if not _is_there(results, temporary, name, force=force)]
+            _move(temporary, results, fresh)
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):
+                results.rmdir()
+        raise
     return tuple(fresh)
+
+
+def _unpacked(source: Path, folder: Path) -> list[str]:
+    """Extract a pack that is whole and holds records with what belongs to them, and nothing else; gives the names."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            names = _unpack(source, archive, folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise RecordError(f"{source}: not a pack of this harness ({error}); {_REMEDY}") from error
+    _require_records(source, folder, names)
+    return names
 
 
 def _unpack(source: Path, archive: zipfile.ZipFile, folder: Path) -> list[str]:

@@ -56,9 +56,7 @@ def _add_score(commands: Any) -> None:
         required=True,
         help="how its files are named",
     )
-    score.add_argument(
-        "--output-dtype", choices=("float32", "float16"), default="float32", help="of .bin files"
-    )
+    score.add_argument("--output-dtype", choices=("float32", "float16"), help="of .bin files (float32)")
     score.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of the categories")
     add_category(score)
     score.add_argument(
@@ -128,6 +126,8 @@ def _inputs(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from harness import host, scoring
 
+    if options.output_dtype is not None and options.program == "npy":
+        raise UsageError("score --output-dtype is of .bin files: a .npy file says its own type")
     request = scoring.ScoreRequest(
         artifacts=options.artifact,
         data=options.data,
@@ -138,7 +138,7 @@ def _score(options: argparse.Namespace) -> int:
         out=options.out,
         threads=options.threads or host.usable_cores(),
         label=options.label,
-        output_dtype=options.output_dtype,
+        output_dtype=options.output_dtype or "float32",
         mask_threshold=127 if options.mask_threshold is None else options.mask_threshold,
         mask_resize=options.mask_resize or "nearest",
     )

@@ -290,6 +290,11 @@ def test_half_precision_must_be_said_and_is_widened(
     assert copy.score(tmp_path / "full", "--output-dtype", "float32") == 2
 
 
+def test_a_npy_file_says_its_own_type(road: Road, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert road.score(tmp_path / "r", "--output-dtype", "float16", program="npy") == 2
+    assert "a .npy file says its own type" in capsys.readouterr().err
+
+
 def test_a_scored_record_can_be_replayed(road: Road, tmp_path: Path) -> None:
     assert road.score(tmp_path / "r") == 0
     again = [

@@ -198,6 +198,21 @@ def test_a_merge_that_fails_half_way_leaves_everything_as_it_was(
     assert contents(laptop) == before
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_refused_merge_makes_no_folder_and_removes_none(tmp_path: Path, *, there: bool) -> None:
+    laptop = tmp_path / "laptop"
+    if there:
+        laptop.mkdir()
+    (tmp_path / "p.pack").write_bytes(b"no zip")
+    assert cli.main(["merge", str(tmp_path / "p.pack"), "--into", str(laptop)]) == 2
+    assert laptop.exists() == there
+
+
+def test_a_pack_that_is_not_there_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["merge", str(tmp_path / "p.pack"), "--into", str(tmp_path / "laptop")]) == 2
+    assert "p.pack: no such file" in capsys.readouterr().err
+
+
 def test_the_commands_carry_results_over(
     full: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
