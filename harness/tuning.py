@@ -6,6 +6,7 @@ its own; what is there already is not made or measured again.
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +67,8 @@ class Trial:
     """In words."""
     refused: str | None = None
     """Why there is no such variant."""
+    same_as: str | None = None
+    """Id of an earlier trial's variant whose files are the same, byte for byte: this one is not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ def tune(request: TuneRequest, *, say: Say, report: Callable[[Record], None]) ->
         ArtifactError: several artifacts, or none with a float32 ONNX variant.
         Interrupted: on Ctrl-C; see `harness.suite.run`.
         Unavailable: something needed to make a variant is not on this machine.
-        UsageError: the folder holds another tuning, or no backend opens a format.
+        UsageError: the folder holds another tuning, no backend opens a format, or `atc` cannot be asked for this.
     """
     suite.require_cores(request.threads)
     opened = {name: registry.backend(name).formats for name in request.backends}
@@ -102,9 +105,14 @@ def tune(request: TuneRequest, *, say: Say, report: Callable[[Record], None]) ->
             f"{request.artifact}: {len(found)} artifacts: tune one of them, {found[0].path} say"
         )
     category = datasets.load_category(request.data, found[0].manifest.category)
+    if request.om is not None:  # before anything is made
+        registry.resolve("stage", "om_dry_run", registry.STAGES)(found[0], request.om, head_in_graph=False)
     copy = _copy(found[0], category, request)
-    trials = (_unchanged(copy), *_make(copy, category, request, say))
-    ids = [trial.variant for trial in trials if trial.refused is None]
+    trials = _distinct(copy, (_unchanged(copy), *_make(copy, category, request, say)))
+    for trial in trials:
+        if trial.same_as is not None:
+            say(f"{trial.settings}: the same file as {trial.same_as}, not measured again")
+    ids = [trial.variant for trial in trials if trial.refused is None and trial.same_as is None]
     made = {item.id: item.format for item in artifact.read(copy.path).manifest.variants}
     folders = [request.to / "records" / f"round-{index + 1}" for index in range(request.rounds)]
     rounds = []
@@ -141,12 +149,14 @@ def _copy(found: Artifact, category: Category, request: TuneRequest) -> Artifact
         "train": datasets.fingerprint(category, "train"),
         "images": request.images,
         "harness": __version__,
+        "software": _software(),
     }
     path, note = request.to / category.name, request.to / _REQUEST
     if note.is_file():
         if note.read_text(encoding="utf-8") != _text(asked):
             raise UsageError(
-                f"{request.to}: holds a tuning of another detector, model, data or --images: choose another folder"
+                f"{request.to}: holds a tuning of another detector, model, data, --images or version of onnx or onnxruntime: "
+                "choose another folder"
             )
         return artifact.read(path)
     with storage.new_folder(request.to) as folder:
@@ -159,6 +169,12 @@ def _copy(found: Artifact, category: Category, request: TuneRequest) -> Artifact
     return artifact.read(path)
 
 
+def _software() -> dict[str, str]:
+    """Versions of what makes and measures ONNX variants: `onnxruntime` comes in several distributions."""
+    found = {str(item.metadata["Name"]): item.version for item in importlib.metadata.distributions()}
+    return {name: version for name, version in sorted(found.items()) if name.lower().startswith("onnx")}
+
+
 def _text(document: Mapping[str, Any]) -> str:
     return storage.sha256_of_json(document) + "\n"
 
@@ -169,16 +185,31 @@ def _unchanged(copy: Artifact) -> Trial:
 
 def _make(copy: Artifact, category: Category, request: TuneRequest, say: Say) -> list[Trial]:
     groups = registry.resolve("stage", "precision_groups", registry.STAGES)(copy)
-    trials = []
+    compiled, trials = [], []
+    if request.om is not None:  # first: where there is no `atc`, nothing else is made
+        for mode in OM_MODES:
+            om = replace(request.om, precision_mode=mode)
+            compiled.append(_trial(copy, f"atc {mode}", om, partial(artifact.export, copy, "om", om=om)))
+            say(_told(compiled[-1]))
     for settings, asked in lowerings(groups, request.images).items():
         trials.append(_trial(copy, settings, asked, partial(precision.lower, copy, category, asked)))
         say(_told(trials[-1]))
-    if request.om is not None:
-        for mode in OM_MODES:
-            om = replace(request.om, precision_mode=mode)
-            trials.append(_trial(copy, f"atc {mode}", om, partial(artifact.export, copy, "om", om=om)))
-            say(_told(trials[-1]))
-    return trials
+    return [*trials, *compiled]
+
+
+def _distinct(copy: Artifact, trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The trials, each variant whose files an earlier one has too marked: two measurements of one file are no settings."""
+    made = {item.id: item for item in artifact.read(copy.path).manifest.variants}
+    first: dict[tuple[str, ...], str] = {}
+    found = []
+    for trial in trials:
+        if trial.refused is None:
+            variant = made[trial.variant]
+            earlier = first.setdefault((variant.format, *variant.files.values()), trial.variant)
+            found.append(replace(trial, same_as=None if earlier == trial.variant else earlier))
+        else:
+            found.append(trial)
+    return tuple(found)
 
 
 def lowerings(groups: Mapping[str, Sequence[str]], images: int) -> dict[str, PrecisionRequest]:

@@ -17,12 +17,13 @@ from harness.tables.front import dominates
 from harness.tuning import Tuned
 
 _HEADER = (
-    *("", "settings", "variant", "difference", "flips", "image AUROC", "pixel AUROC", "AUPRO"),
+    *("", "settings", "backend", "variant", "difference", "flips", "image AUROC", "pixel AUROC", "AUPRO"),
     *("infer ms", "× float32", "peak MB", "model MB"),
 )
 _ABSENT = "–"
 _LEGEND = (
     "★ on the front: no other setting of the backend is as near to float32 and as fast, and better in one of the two",
+    "  (unrounded values decide)",
     "difference: the largest of an image score from float32's, as a share of the range of float32's scores; it alone chooses:",
     "  no label is read for it, but the images are the test images",
     "flips, AUROC and AUPRO are of the test images too and choose nothing: who picks a setting by them picks on the test set,",
@@ -70,12 +71,15 @@ def rows(tuned: Tuned) -> tuple[Row, ...]:
     for trial in tuned.trials:
         cases = [(backend, of) for (variant, backend), of in measured.items() if variant == trial.variant]
         if trial.refused is not None or not cases:
-            note = trial.refused or "no backend opened it"
-            found.append(Row(settings=trial.settings, backend=_ABSENT, variant=_ABSENT, note=note))
+            same = trial.same_as and f"the same file as {trial.same_as}"
+            note = trial.refused or same or "no backend opened it"
+            variant = _ABSENT if trial.refused is not None else trial.variant
+            found.append(Row(settings=trial.settings, backend=_ABSENT, variant=variant, note=note))
         for backend, of in cases:
             reference = usual.get(backend) or next(iter(usual.values()))
             row = _row(trial.settings, of, reference)
-            found.append(dataclasses.replace(row, ratio=_ratio(of, usual.get(backend))))
+            ratio = None if row.milliseconds is None else _ratio(of, usual.get(backend))
+            found.append(dataclasses.replace(row, ratio=ratio))
     return tuple(
         dataclasses.replace(
             row,
@@ -91,6 +95,10 @@ def _row(settings: str, records: Sequence[Record], reference: Sequence[Record]) 
     failed = [item for item in (*records, *reference) if item.status != "measured"]
     if failed:
         why = f"{failed[0].case.variant} {failed[0].status}: {failed[0].reason}"
+        return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
+    hosts = sorted({f"{item.host.name} ({item.host.processor})" for item in (*records, *reference)})
+    if len(hosts) > 1:  # the folder was carried from one to the other
+        why = f"it and float32 were measured on several hosts, {', '.join(hosts)}: tune into another folder"
         return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
     here, usual = records[0], reference[0]
     scores, before = (np.array([image.score for image in item.images]) for item in (here, usual))
@@ -144,7 +152,7 @@ def lines(found: Sequence[Row], *, rounds: int, records: Path) -> list[str]:
         _HEADER,
         tablefmt="rounded_outline",
         disable_numparse=True,
-        colalign=("left", "left", "left", *["right"] * (len(_HEADER) - 3)),
+        colalign=(*["left"] * 4, *["right"] * (len(_HEADER) - 4)),
     )
     notes = dict.fromkeys(f"{row.settings}: {row.note}" for row in found if row.note)
     return [
@@ -160,6 +168,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         "★" if row.on_front else "",
         row.settings,
+        row.backend,
         row.variant,
         _shown(row.difference, ".2%"),
         _shown(row.flips, "d"),

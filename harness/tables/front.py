@@ -1,4 +1,7 @@
-"""Accuracy against latency: every measured setting as a point, and the front of those that no other beats in both."""
+"""Accuracy against latency: every measured setting as a point, and the front of those that no other beats in both.
+
+Times of different devices or hosts are no settings' difference: each device of each host has a front of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from harness.errors import RecordError
 from harness.record import Record
 from harness.tables import grid
 from harness.tables.grid import Grid
+from harness.tables.parts import Part, by_images
 from harness.tables.pivot import values_of
 from harness.tables.plain import METRICS, groups, newest
 from harness.tables.text import ABSENT, Format
@@ -29,7 +33,7 @@ class Point:
     case: Case
     """With an empty category."""
     where: str
-    """Device and host."""
+    """Device and host: on the front is what nothing measured on the same beats."""
     accuracy: float | None
     milliseconds: float | None
     """Median time per image."""
@@ -49,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """All points of one data set, the fastest first."""
+    """All points of one data set and the same test images, the fastest first."""
 
     dataset: str
     suite: str | None
@@ -57,6 +61,8 @@ class Front:
     stage: str
     categories: tuple[str, ...]
     """Over which the means are taken: those that every point has."""
+    images: str | None
+    """Which the test images are, where the data set has points of other ones too."""
     points: tuple[Point, ...]
     notes: tuple[str, ...]
 
@@ -64,17 +70,35 @@ class Front:
     def title(self) -> str:
         """What is shown, over what."""
         suite = f" · suite {self.suite}" if self.suite else ""
+        images = f" · {self.images}" if self.images else ""
         over = (
             f"mean of {len(self.categories)} categories" if len(self.categories) > 1 else self.categories[0]
         )
-        return f"{METRICS[self.metric]} against p50 ms ({self.stage}) · {self.dataset}{suite} · {over}"
+        return (
+            f"{METRICS[self.metric]} against p50 ms ({self.stage}) · {self.dataset}{suite} · {over}{images}"
+        )
+
+    @property
+    def explained(self) -> tuple[str, ...]:
+        """What to know of the points, wherever they are shown."""
+        places = {point.where for point in self.points if point.left_out is None}
+        several = len(places) > 1
+        of, other = (" of its device and host", "no other there") if several else ("", "no other")
+        legend = f"★ on the front{of}: {other} is as fast and as accurate and better in one of the two (unrounded values)"
+        apart = f"{len(places)} devices or hosts, a front of each: times of one say nothing of a setting on another"
+        reasons = dict.fromkeys(point.left_out for point in self.points if point.left_out)
+        out = [
+            f"left out of the front: {reason}: {sum(point.left_out == reason for point in self.points)} of {len(self.points)} rows"
+            for reason in reasons
+        ]
+        return (legend, *([apart] if several else []), *out, *self.notes)
 
 
 def front(records: Iterable[Record], metric: str, *, stage: str = "total") -> tuple[Front, ...]:
-    """One front per data set.
+    """One front per data set and test images.
 
-    A point is on the front if no other is both as fast and as accurate and better in one (Pareto). Simulators are shown
-    and left out: their times are not the device's.
+    A point is on the front if no other of the same device and host is both as fast and as accurate and better in one
+    (Pareto). Simulators are shown and left out: their times are not the device's.
 
     Args:
         records: The newest of every case.
@@ -91,15 +115,17 @@ def front(records: Iterable[Record], metric: str, *, stage: str = "total") -> tu
         sets.setdefault(key, []).append(group)
     if not sets:
         raise RecordError("--front: there are no records: bench something first")
-    return tuple(_front(members, metric, stage) for members in sets.values())
+    shown = {metric, "p50"}
+    parts = [by_images(of, lambda item: shown <= values_of(item, stage).keys()) for of in sets.values()]
+    return tuple(_front(part, metric, stage) for of in parts for part in of)
 
 
-def _front(members: Sequence[tuple[Record, ...]], metric: str, stage: str) -> Front:
-    everything_found = [newest(group) for group in members]
+def _front(part: Part, metric: str, stage: str) -> Front:
+    everything_found = [newest(group) for group in part.groups]
     shown = [{category: found[0] for category, found in of.items()} for of in everything_found]
     values = [{category: values_of(item, stage) for category, item in found.items()} for found in shown]
     usable = [{name for name, of in found.items() if metric in of and "p50" in of} for found in values]
-    case = members[0][0].case
+    case = part.groups[0][0].case
     everything = sorted(set().union(*(found.keys() for found in shown)))
     categories = tuple(sorted(set.intersection(*(found for found in usable if found)))) if any(usable) else ()
     if not categories:
@@ -107,13 +133,15 @@ def _front(members: Sequence[tuple[Record, ...]], metric: str, stage: str) -> Fr
             f"--front {metric}: no category of {case.dataset} has {METRICS[metric]} and times in all its records: bench the "
             "same categories everywhere"
         )
-    points = [_point(found, of, metric, categories) for found, of in zip(shown, values, strict=True)]
+    hosts = sorted({(item.host.name, item.host.processor) for found in shown for item in found.values()})
+    points = [_point(found, of, metric, categories, hosts) for found, of in zip(shown, values, strict=True)]
     left = [name for name in everything if name not in categories]
     hidden = sum(len(found) - 1 for of in everything_found for found in of.values())
     notes = [f"categories that not all have, left out: {', '.join(left)}"] if left else []
     notes += [f"{hidden} older records of other detectors or data are not shown"] if hidden else []
-    hosts = {item.host.name: item.host.processor for found in shown for item in found.values()}
-    notes += [f"host {name}: {processor}" for name, processor in sorted(hosts.items())]
+    other = "points of other test images have a front of their own: nothing of one compares with the other"
+    notes += [other] if part.images else []
+    notes += [f"host {name}: {processor}" for name, processor in hosts]
     ranked = sorted(
         points, key=lambda point: (point.milliseconds is None, point.milliseconds or 0, point.name)
     )
@@ -123,31 +151,45 @@ def _front(members: Sequence[tuple[Record, ...]], metric: str, stage: str) -> Fr
         metric=metric,
         stage=stage,
         categories=categories,
+        images=part.images,
         points=tuple(_marked(point, points) for point in ranked),
         notes=tuple(notes),
     )
 
 
 def _point(
-    shown: dict[str, Record], values: dict[str, dict[str, float]], metric: str, categories: Sequence[str]
+    shown: dict[str, Record],
+    values: dict[str, dict[str, float]],
+    metric: str,
+    categories: Sequence[str],
+    hosts: Sequence[tuple[str, str]],
 ) -> Point:
-    records = list(shown.values())
-    devices = sorted({item.device.device for item in records if item.device}) or ["unknown"]
-    hosts = sorted({item.host.name for item in records})
+    records = [shown[name] for name in categories if name in shown] or list(shown.values())
+    places = sorted({_place(item, hosts) for item in records})
     found = [values[name] for name in categories if name in values]
     complete = len(found) == len(categories) and all(metric in of and "p50" in of for of in found)
     sizes = [of["model"] for of in found if "model" in of]
     left_out = None if complete else f"no {METRICS[metric]} or no times"
+    if complete and len(places) > 1:
+        left_out = "its categories are of several devices or hosts"
     if any(item.device.simulated for item in records if item.device):
         left_out = "SIMULATED, not hardware"
     return Point(
         case=msgspec.structs.replace(records[0].case, category=""),
-        where=f"{', '.join(devices)} on {', '.join(hosts)}",
+        where=", ".join(places),
         accuracy=sum(of[metric] for of in found) / len(found) if complete else None,
         milliseconds=sum(of["p50"] for of in found) / len(found) if complete else None,
         model_mib=max(sizes) if sizes else None,
         left_out=left_out,
     )
+
+
+def _place(item: Record, hosts: Sequence[tuple[str, str]]) -> str:
+    """Device and host, this one with its processor where another has its name."""
+    device = item.device.device if item.device else "unknown"
+    name = item.host.name
+    same = sum(other == name for other, _ in hosts)
+    return f"{device} on {name}" + (f" ({item.host.processor})" if same > 1 else "")
 
 
 def _marked(point: Point, points: Sequence[Point]) -> Point:
@@ -158,7 +200,7 @@ def _marked(point: Point, points: Sequence[Point]) -> Point:
 def _beats(other: Point, point: Point) -> bool:
     if other.left_out is not None or other.accuracy is None or other.milliseconds is None:
         return False
-    if point.accuracy is None or point.milliseconds is None:
+    if point.accuracy is None or point.milliseconds is None or other.where != point.where:
         return False
     return dominates((-other.accuracy, other.milliseconds), (-point.accuracy, point.milliseconds))
 
@@ -208,13 +250,7 @@ def _grid(item: Front) -> Grid:
         )
         for point in item.points
     )
-    reasons = dict.fromkeys(point.left_out for point in item.points if point.left_out)
-    out = [
-        f"left out of the front: {reason}: {sum(point.left_out == reason for point in item.points)} of {len(item.points)} rows"
-        for reason in reasons
-    ]
-    legend = "★ on the front: no other is as fast and as accurate and better in one of the two"
-    return Grid(title=item.title, header=header, rows=rows, notes=(legend, *out, *item.notes))
+    return Grid(title=item.title, header=header, rows=rows, notes=item.explained)
 
 
 def _csv(found: Sequence[Front]) -> str:
@@ -222,12 +258,13 @@ def _csv(found: Sequence[Front]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     cases = [field.name for field in msgspec.structs.fields(Case) if field.name != "category"]
-    shared = ("metric", "stage", "categories")
+    shared = ("metric", "stage", "categories", "images")
     points = ("where", "accuracy", "milliseconds", "model_mib", "on_front", "left_out")
     writer.writerow([*shared, *cases, *points])
     for item in found:
         for point in item.points:
             values = [getattr(point, name) for name in points]
             settings = [getattr(point.case, name) for name in cases]
-            writer.writerow([item.metric, item.stage, ";".join(item.categories), *settings, *values])
+            over = (";".join(item.categories), item.images or "")
+            writer.writerow([item.metric, item.stage, *over, *settings, *values])
     return text.getvalue().rstrip("\n")

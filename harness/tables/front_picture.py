@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import storage
 from harness.errors import MissingExtra, UsageError
 from harness.tables.front import Front, Point
 from harness.tables.plain import METRICS
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 SUFFIXES = (".png", ".svg")
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999")
 """Okabe and Ito's, which colour-blind people tell apart."""
 _DPI = 150
+_INCHES = (9.0, 5.0)
+"""Width of the picture, and height of a panel."""
+_LINE = (0.19, 0.15)
+"""Height in inches of a point's line in the legend, and of a note's."""
+_LETTERS = (110, 130)
+"""After so many a point's line is wrapped, and a note: they fit the width."""
 
 
 def require_suffix(path: Path) -> None:
@@ -37,27 +48,55 @@ def write(found: Sequence[Front], path: Path) -> None:
     except ImportError as error:
         raise MissingExtra("matplotlib", "plots", needed_for="--picture") from error
     kind = path.suffix.lower()[1:]
-    heights = [5 + 0.2 * len(item.points) for item in found]
+    heights = [height for item in found for height in (_INCHES[1], _height_below(item))]
     with mpl.rc_context({"svg.hashsalt": "front", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(9, sum(heights)), layout="constrained")
-        panels = figure.subplots(len(found), squeeze=False, height_ratios=heights)
-        for panel, item in zip(panels[:, 0], found, strict=True):
+        figure = Figure(figsize=(_INCHES[0], sum(heights)), layout="constrained")
+        axes = figure.subplots(2 * len(found), squeeze=False, height_ratios=heights)[:, 0]
+        for panel, below, item in zip(axes[::2], axes[1::2], found, strict=True):
             _draw(panel, item)
+            _explain(below, panel, item)
         content = io.BytesIO()
         figure.savefig(content, format=kind, dpi=_DPI, metadata={"Date": None} if kind == "svg" else None)
     storage.write_bytes(path, content.getvalue())
 
 
-def _draw(panel: object, item: Front) -> None:
-    from matplotlib.axes import Axes
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+def _height_below(item: Front) -> float:
+    """Inches of the legend and the notes."""
+    points = sum(1 + _label(point, item).count("\n") for point, _, _ in _placed(item))
+    return _LINE[0] * points + _LINE[1] * len(_notes(item)) + 0.4
 
-    assert isinstance(panel, Axes)  # noqa: S101 - what `subplots` gives
-    placed = [
+
+def _explain(below: Axes, panel: Axes, item: Front) -> None:
+    """The legend of `panel`, and what the table says below its rows: a picture is passed around alone."""
+    below.axis("off")
+    legend = below.legend(*panel.get_legend_handles_labels(), loc="upper left", fontsize=8, frameon=False)
+    low = 0.2 / _height_below(item)
+    notes = below.text(0.01, low, "\n".join(_notes(item)), fontsize=7, va="bottom", transform=below.transAxes)
+    for written in (legend, notes):
+        written.set_in_layout(False)  # the panel keeps its width
+
+
+def _notes(item: Front) -> list[str]:
+    """The notes of the table, in lines that fit."""
+    legend, *others = item.explained
+    hollow = "; hollow: left out of it" if any(point.left_out for point, _, _ in _placed(item)) else ""
+    notes = [legend + hollow, *others]
+    return [line for note in notes for line in textwrap.wrap(note, _LETTERS[1], subsequent_indent="   ")]
+
+
+def _placed(item: Front) -> list[tuple[Point, float, float]]:
+    """The points that have a place, with their milliseconds and accuracy."""
+    return [
         (point, point.milliseconds, point.accuracy)
         for point in item.points
         if point.milliseconds is not None and point.accuracy is not None
     ]
+
+
+def _draw(panel: Axes, item: Front) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    placed = _placed(item)
     backends = sorted({point.case.runner for point, _, _ in placed})
     for number, (point, milliseconds, accuracy) in enumerate(placed, start=1):
         colour = _COLOURS[backends.index(point.case.runner) % len(_COLOURS)]
@@ -79,24 +118,22 @@ def _draw(panel: object, item: Front) -> None:
             textcoords="offset points",
             fontsize=9,
         )
-    front = [(milliseconds, accuracy) for point, milliseconds, accuracy in placed if point.on_front]
-    panel.step(
-        [milliseconds for milliseconds, _ in front],
-        [accuracy for _, accuracy in front],
-        where="post",
-        color="#bbbbbb",
-        zorder=0,
-    )
+    for where in dict.fromkeys(point.where for point, _, _ in placed if point.on_front):
+        front = [
+            (milliseconds, accuracy)
+            for point, milliseconds, accuracy in placed
+            if point.on_front and point.where == where
+        ]
+        panel.step(*zip(*front, strict=True), where="post", color="#bbbbbb", zorder=0)
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_xlabel(f"median ms per image ({item.stage}), logarithmic")
     panel.set_ylabel(METRICS[item.metric])
-    panel.set_title(f"{item.title}\n★ on the front; hollow: left out of it", fontsize=10)
+    panel.set_title("\n".join(textwrap.wrap(item.title, 110)), fontsize=10)
     panel.grid(visible=True, alpha=0.25)
     panel.margins(0.08)
-    panel.legend(loc="upper left", bbox_to_anchor=(0, -0.12), fontsize=8, frameon=False)
 
 
 def _label(point: Point, item: Front) -> str:
@@ -110,8 +147,10 @@ def _label(point: Point, item: Front) -> str:
             (point.case.variant, {c.variant for c in cases}),
             (f"batch {point.case.batch_size}", {c.batch_size for c in cases}),
             (f"{point.case.threads} threads", {c.threads for c in cases}),
+            (point.where, {other.where for other in item.points if other.left_out is None}),
         )
         if len(several) > 1
     ]
     mark = " (SIMULATED)" if point.left_out and "SIMULATED" in point.left_out else ""
-    return f"{', '.join(differing) or point.case.variant}{mark}: {point.accuracy:.4f}, {point.milliseconds:.1f} ms"
+    name = f"{', '.join(differing) or point.case.variant}{mark}: {point.accuracy:.4f}, {point.milliseconds:.1f} ms"
+    return "\n".join(textwrap.wrap(name, _LETTERS[0], subsequent_indent="    "))

@@ -8,10 +8,12 @@ from typing import Literal
 
 import msgspec
 
-from harness.errors import RecordError
+from harness import registry
+from harness.errors import RecordError, UsageError
 from harness.parity import flipped
 from harness.parity.profiles import PROFILES, precision_of
 from harness.record import Record
+from harness.tables.parts import Group, Part, by_images
 from harness.tables.plain import METRICS, groups, newest
 from harness.types import Case
 
@@ -24,8 +26,8 @@ MEASURES = {
     "peak_memory": "peak MiB",
     "model": "model MiB",
 }
-"""Rows: the metrics; images that the frozen threshold decides otherwise than in the first column; the median time per
-image; peak memory of the worker; size of the model's files."""
+"""Rows: the metrics; images that the frozen threshold decides otherwise than in another column; the median time per image;
+peak memory of the worker; size of the model's files."""
 _SETTINGS = ("variant", "batch_size", "threads", "warmup")
 _MIB = 2**20
 
@@ -56,6 +58,8 @@ class Pivot:
     title: str
     columns: tuple[Column, ...]
     notes: tuple[str, ...]
+    reference: int | None
+    """Index of the column that flips are counted against, the first that is measured; `None` where they are not counted."""
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -77,7 +81,7 @@ class Pivot:
 
 
 def pivot(records: Iterable[Record], by: By, *, stage: str = "total") -> tuple[Pivot, ...]:
-    """Spread records over columns; one table per data set and, but for what is spread, detector and backend.
+    """Spread records over columns; one table per data set, its test images and, but for what is spread, detector and backend.
 
     Args:
         records: The newest of every case.
@@ -87,15 +91,18 @@ def pivot(records: Iterable[Record], by: By, *, stage: str = "total") -> tuple[P
     Raises:
         RecordError: no table has two columns.
     """
-    tables: dict[tuple[object, ...], list[tuple[Record, ...]]] = {}
+    members: dict[tuple[object, ...], list[Group]] = {}
     for group in groups(records):
-        tables.setdefault(_shared(group[0].case, by), []).append(group)
-    found = tuple(_pivot(members, by, stage) for members in tables.values() if len(members) > 1)
-    if not found:
+        members.setdefault(_shared(group[0].case, by), []).append(group)
+    parts = [by_images(of, lambda item: item.status == "measured") for of in members.values()]
+    if all(len(part.groups) == 1 for of in parts for part in of):
+        split = any(len(of) > 1 for of in parts)
+        why = " (the records there are, are of different test images)" if split else ""
         raise RecordError(
-            f"--pivot {by}: no two columns to compare: bench the same data with another {by}, into the same folder"
+            f"--pivot {by}: no two columns to compare: bench the same data with another {by}, into the same folder{why}"
         )
-    return found
+    shown = [part for of in parts for part in of if len(of) > 1 or len(part.groups) > 1]
+    return tuple(_pivot(part, by, stage) for part in shown)
 
 
 def _shared(case: Case, by: By) -> tuple[object, ...]:
@@ -104,25 +111,34 @@ def _shared(case: Case, by: By) -> tuple[object, ...]:
     return (case.dataset, case.suite, case.mask_threshold, case.mask_resize, *more)
 
 
-def _pivot(members: Sequence[tuple[Record, ...]], by: By, stage: str) -> Pivot:
-    members = sorted(members, key=lambda group: _order(group[0], by))
+def _pivot(part: Part, by: By, stage: str) -> Pivot:
+    members = sorted(part.groups, key=lambda group: _order(group, by))
     cases = [msgspec.structs.replace(group[0].case, category="") for group in members]
     differing = [name for name in _SETTINGS if len({getattr(case, name) for case in cases}) > 1]
     by_category = [newest(group) for group in members]
     shown = [{category: found[0] for category, found in of.items()} for of in by_category]
-    reference = {} if by == "detector" else shown[0]
+    measured = [any(item.status == "measured" for item in of.values()) for of in shown]
+    reference = measured.index(True) if by != "detector" and any(measured) else None
+    first = (None, {}) if reference is None else (f"[{reference + 1}]", shown[reference])
     columns: list[Column] = []
     notes: list[str] = []
     for group, case, of, chosen in zip(members, cases, by_category, shown, strict=True):
         name = ", ".join([_value(group[0], by), *(_setting(case, name) for name in differing)])
-        columns.append(_column(name, case, chosen, reference, stage))
+        columns.append(_column(name, case, chosen, first, stage))
         hidden = sum(len(found) - 1 for found in of.values())
         if hidden:
             notes.append(f"{name}: {hidden} older records of other detectors or data are not shown")
         notes += [f"{name}: {category}: {why}" for category, why in columns[-1].reasons.items()]
+    if part.images:
+        notes.append(
+            "columns of other test images have a table of their own: nothing of one compares with the other"
+        )
+    if reference is None and by != "detector":
+        notes.append("no flips: no column is measured")
     same = [_setting(cases[0], name) for name in _SETTINGS if name not in differing]
-    title = [f"{cases[0].dataset} by {by}", *_titles(cases[0], by), *same]
-    return Pivot(title=" · ".join(title), columns=tuple(columns), notes=tuple(notes))
+    images = [part.images] if part.images else []
+    title = [f"{cases[0].dataset} by {by}", *_titles(cases[0], by), *same, *images]
+    return Pivot(title=" · ".join(title), columns=tuple(columns), notes=tuple(notes), reference=reference)
 
 
 def _titles(case: Case, by: By) -> list[str]:
@@ -131,11 +147,20 @@ def _titles(case: Case, by: By) -> list[str]:
     return [*([f"suite {case.suite}"] if case.suite else []), *detector, *backend]
 
 
-def _order(record: Record, by: By) -> tuple[object, ...]:
-    case = record.case
+def _order(group: Group, by: By) -> tuple[object, ...]:
+    record, case = group[0], group[0].case
     first = list(PROFILES).index(precision_of(record)[0]) if by == "precision" else _value(record, by)
-    simulated = record.device is not None and record.device.simulated
-    return (simulated, first, case.variant, case.batch_size, case.threads, case.warmup)
+    return (any(map(_is_simulated, group)), first, case.variant, case.batch_size, case.threads, case.warmup)
+
+
+def _is_simulated(item: Record) -> bool:
+    """As the device says; of a case that came to none, as its backend says."""
+    if item.device is not None:
+        return item.device.simulated
+    try:
+        return registry.backend(item.case.backend).simulated
+    except UsageError:  # of another distribution, which is not here
+        return False
 
 
 def _value(record: Record, by: By) -> str:
@@ -152,26 +177,28 @@ def _setting(case: Case, name: str) -> str:
 
 
 def _column(
-    name: str, case: Case, shown: Mapping[str, Record], reference: Mapping[str, Record], stage: str
+    name: str,
+    case: Case,
+    shown: Mapping[str, Record],
+    reference: tuple[str | None, Mapping[str, Record]],
+    stage: str,
 ) -> Column:
+    mark, first = reference
     devices = {item.device.device for item in shown.values() if item.device}
     hosts = {f"{item.host.name} ({item.host.processor})" for item in shown.values()}
-    simulated = any(item.device.simulated for item in shown.values() if item.device)
+    simulated = any(map(_is_simulated, shown.values()))
     values, reasons = {}, {}
     for category, item in shown.items():
         values[category] = values_of(item, stage)
         why = [] if item.status == "measured" else [f"{item.status}: {item.reason}"]
         if item.status == "measured" and "p50" not in values[category]:
             why.append(f"no times of {stage}")
-        first = reference.get(category)
-        if first is not None and first.status == item.status == "measured":
-            incomparable = _why_incomparable(first, item)
-            if incomparable is not None:
-                why.append(f"no flips: {incomparable} than in the first column")
-            elif (decided := flipped(first, item)) is None:
-                why.append("no flips: no threshold is known")
+        if item.status == "measured" and mark is not None:
+            decided = _flips(first.get(category), item, mark)
+            if isinstance(decided, str):
+                why.append(f"no flips: {decided}")
             else:
-                values[category]["flips"] = int(decided.sum())
+                values[category]["flips"] = decided
         if why:
             reasons[category] = "; ".join(why)
     return Column(
@@ -201,12 +228,16 @@ def values_of(item: Record, stage: str) -> dict[str, float]:
     return values
 
 
-def _why_incomparable(first: Record, item: Record) -> str | None:
+def _flips(first: Record | None, item: Record, mark: str) -> int | str:
+    """Images that are decided otherwise than in `first`, of the column `mark`; or why that cannot be said."""
+    if first is None or first.status != "measured":
+        return f"{mark} is not measured"
     if first.detector_sha256 != item.detector_sha256:
-        return "another detector"
-    fingerprints = [record.data.fingerprint if record.data else None for record in (first, item)]
-    names = [[image.name for image in record.images] for record in (first, item)]
-    return None if fingerprints[0] == fingerprints[1] and names[0] == names[1] else "other images"
+        return f"another detector than {mark}"
+    if [image.name for image in first.images] != [image.name for image in item.images]:
+        return f"other images than {mark}"
+    decided = flipped(first, item)
+    return "no threshold is known" if decided is None else int(decided.sum())
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

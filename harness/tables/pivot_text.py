@@ -42,6 +42,7 @@ def document(found: Sequence[Pivot]) -> dict[str, Any]:
                     "over": list(item.means()[0]),
                     "values": {name: list(values) for name, values in item.means()[1].items()},
                 },
+                "flips_against": None if item.reference is None else item.columns[item.reference].name,
                 "notes": list(item.notes),
             }
             for item in found
@@ -50,8 +51,10 @@ def document(found: Sequence[Pivot]) -> dict[str, Any]:
 
 
 def _grid(item: Pivot, kind: Format) -> Grid:
+    against = f" against [{item.reference + 1}]" if item.reference is not None else ""
+    labels = MEASURES | {"flips": MEASURES["flips"] + against}
     rows = [
-        (category if measure == "image_auroc" else "", MEASURES[measure], *cells)
+        (category if measure == "image_auroc" else "", labels[measure], *cells)
         for category in item.categories
         for measure, cells in _lines([column.values.get(category, {}) for column in item.columns])
     ]
@@ -65,7 +68,7 @@ def _grid(item: Pivot, kind: Format) -> Grid:
             for index in range(len(item.columns))
         ]
         rows += [
-            (label if measure == "image_auroc" else "", MEASURES[measure], *cells)
+            (label if measure == "image_auroc" else "", labels[measure], *cells)
             for measure, cells in _lines(columns)
         ]
     line = "\n" if kind == "terminal" else "<br>"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailabl
 from harness.record import Device, Distribution, Record
 from harness.tuning import Trial, Tuned
 from tests.conftest import Tiny
-from tests.harness.records import Outputs, Results, outputs
+from tests.harness.records import HOST, Outputs, Results, outputs
 
 GROUPS = {"first": ("a",), "last": ("b",), "tail": ("c", "d"), "net/layer1": ("a", "b")}
 
@@ -101,7 +102,7 @@ def test_the_table_has_milliseconds_and_megabytes(results: Results) -> None:
     lines = tuning_front.lines(tuning_front.rows(tuned(results, records)), rounds=1, records=results.folder)
     (line,) = [line for line in lines if "settings of int8" in line]
     cells = [cell.strip() for cell in line.strip("│").split("│")]
-    assert cells[:5] == ["★", "settings of int8", "int8", "20.00%", "1"]
+    assert cells[:6] == ["★", "settings of int8", "cpu", "int8", "20.00%", "1"]
     assert cells[-4:] == ["4.0", "0.50", "190", "12.3"]
 
 
@@ -168,6 +169,30 @@ def test_a_simulator_a_failure_and_a_refusal_are_shown_and_never_on_the_front(re
     lines = tuning_front.lines(found, rounds=1, records=results.folder)
     assert "settings of om: SIMULATED, not hardware" in lines
     assert any("the images are the test images" in line for line in lines)
+
+
+def test_a_trial_of_the_same_file_has_no_numbers_and_says_so(results: Results) -> None:
+    made = tuned(results, [add(results, "fp32", given(), 10.0), add(results, "minmax", given(), 5.0)])
+    same = Trial(variant="percentile", settings="int8 percentile", same_as="minmax")
+    found = tuning_front.rows(dataclasses.replace(made, trials=(*made.trials, same)))
+    assert [row.on_front for row in found] == [False, True, False]
+    assert (found[2].variant, found[2].milliseconds) == ("percentile", None)
+    lines = tuning_front.lines(found, rounds=1, records=results.folder)
+    assert "int8 percentile: the same file as minmax" in lines
+    assert "  (unrounded values decide)" in lines
+
+
+def test_times_of_two_hosts_are_not_compared(results: Results) -> None:
+    other = msgspec.structs.replace(HOST, name="board", processor="small")
+    records = [
+        add(results, "fp32", given(), 10.0),
+        add(results, "near", given(), 5.0),
+        add(results, "far", given(), 0.1, host=other),
+    ]
+    float32, near, far = tuning_front.rows(tuned(results, records))
+    assert [row.on_front for row in (float32, near, far)] == [False, True, False]
+    assert (far.difference, far.milliseconds, far.ratio) == (None, None, None)
+    assert "on several hosts, bench (any), board (small): tune into another folder" in str(far.note)
 
 
 @pytest.fixture
@@ -240,6 +265,59 @@ def test_a_refused_setting_is_an_answer_and_is_no_other_setting(
     assert [variant for _, _, variant in planned] == ["onnx-fp32", "onnx-int8-all-images2"]
 
 
+def test_a_variant_of_the_same_bytes_is_made_and_not_measured(
+    tiny: Tiny, tmp_path: Path, planned: Cases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lower(copy: Artifact, _: Any, asked: precision.PrecisionRequest) -> artifact.Variant:
+        """A copy of float32 that says it is something else: the bytes tell, and what `label` adds to them."""
+        float32 = copy.variant(("onnx",))
+        name = f"onnx-{asked.label}.onnx"
+        content = b"float16" if asked.precision == "fp16" else b"int8"
+        (copy.path / name).write_bytes(content)
+        files = {name: hashlib.sha256(content).hexdigest()}
+        made = msgspec.structs.replace(
+            float32, id=f"onnx-{asked.label}", precision=asked.precision, files=files
+        )
+        artifact.add_variant(copy.path, made)
+        return made
+
+    requests = {
+        "float16": precision.PrecisionRequest(precision="fp16", label="half"),
+        "int8 a": precision.PrecisionRequest(precision="int8", label="a"),
+        "int8 b": precision.PrecisionRequest(precision="int8", label="b"),
+    }
+    monkeypatch.setattr(tuning, "lowerings", lambda *_: requests)
+    monkeypatch.setattr(precision, "lower", lower)
+    said: list[str] = []
+    request = tuning.TuneRequest(artifact=tiny.artifact, data=tiny.data, to=tmp_path / "to", rounds=1)
+    found = tuning.tune(request, say=said.append, report=list[Record]().append)
+    assert [trial.same_as for trial in found.trials] == [None, None, None, "onnx-a"]
+    assert [variant for _, _, variant in planned] == ["onnx-fp32", "onnx-half", "onnx-a"]
+    assert "int8 b: the same file as onnx-a, not measured again" in said
+
+
+@pytest.mark.parametrize(
+    ("om", "error"),
+    [
+        (OmRequest(soc="Ascend310", atc="simulated"), UsageError),  # no --cann, and no toolkit to say it
+        (OmRequest(soc="Ascend310", cann="7.0", atc="no-such-atc"), Unavailable),
+    ],
+)
+def test_what_atc_lacks_is_said_before_anything_is_made(
+    tiny: Tiny,
+    tmp_path: Path,
+    om: OmRequest,
+    error: type[HarnessError],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(precision, "lower", lambda *asked: made.append(asked))
+    with pytest.raises(error):
+        tune(tiny, tmp_path / "to", backends=("onnxruntime-cpu", "ascend310-simulated"), om=om)
+    assert made == []
+    assert (tmp_path / "to").exists() == (error is Unavailable)  # with float32 alone
+
+
 @pytest.mark.parametrize("error", [ArtifactError, DatasetError, Unavailable, UsageError])
 def test_what_keeps_every_setting_from_being_made_stops_the_tuning(
     tiny: Tiny, tmp_path: Path, planned: Cases, error: type[HarnessError], monkeypatch: pytest.MonkeyPatch
@@ -253,7 +331,13 @@ def test_what_keeps_every_setting_from_being_made_stops_the_tuning(
     assert planned == []
 
 
-@pytest.mark.parametrize("other", ["detector", "training images"])
+def test_the_versions_that_make_a_variant_are_known() -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    assert tuning._software()["onnx"] == onnx.__version__
+    assert any(name.startswith("onnxruntime") for name in tuning._software())
+
+
+@pytest.mark.parametrize("other", ["detector", "training images", "onnxruntime"])
 def test_a_folder_is_of_one_detector_on_one_data_set(
     tiny: Tiny, tmp_path: Path, planned: Cases, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +349,8 @@ def test_a_folder_is_of_one_detector_on_one_data_set(
     if other == "detector":
         manifest = msgspec.structs.replace(artifact.read(made).manifest, detector_sha256="b" * 64)
         monkeypatch.setattr(artifact, "find", lambda *_: (Artifact(path=made, manifest=manifest, sha256=""),))
+    elif other == "onnxruntime":
+        monkeypatch.setattr(tuning, "_software", lambda: {"onnxruntime": "0.1"})
     else:
         (data / "widget" / "train" / "good" / "000.png").unlink()
     with pytest.raises(UsageError, match="holds a tuning of another detector, model, data"):
@@ -299,19 +385,44 @@ def test_tuning_makes_measures_and_continues(
         "1",
     ]
     before = artifact.read(tiny.artifact)
+    assert cli.main(command) == 0
+    written = capsys.readouterr()
+    assert "★" in written.out
+    assert "onnxruntime-cpu onnx-int8-minmax: measured\n" in written.err
+    assert artifact.read(tiny.artifact) == before
+    records = sorted((to / "records" / "round-1").glob("*.json"))
+    stamps = [path.stat().st_mtime_ns for path in records]
     assert cli.main([*command, "--json"]) == 0
+    assert [path.stat().st_mtime_ns for path in records] == stamps
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["variant"] for row in rows] == ["onnx-fp32", "onnx-fp16", "onnx-int8-minmax"]
     assert rows[0]["on_front"]
     assert all(row["model_bytes"] > 0 and row["milliseconds"] > 0 for row in rows)
-    assert artifact.read(tiny.artifact) == before
-    records = sorted((to / "records" / "round-1").glob("*.json"))
-    stamps = [path.stat().st_mtime_ns for path in records]
-    assert cli.main(command) == 0
-    assert [path.stat().st_mtime_ns for path in records] == stamps
-    assert "★" in capsys.readouterr().out
     assert cli.main([*command, "--images", "3"]) == 2
     assert "holds a tuning of another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [[], ["--json"]])
+def test_progress_names_the_variant_and_beside_json_is_of_failures_alone(
+    results: Results,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[str],
+) -> None:
+    records = [
+        add(results, "fp32", given(), 1.0),
+        add(results, "int8", given(), 1.0, status="failed", reason="killed"),
+    ]
+
+    def tune(*_: Any, report: Any, **__: Any) -> Tuned:
+        for item in records:
+            report(item)
+        return tuned(results, records)
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    assert cli.main(["tune", "artifact", "--data", "data", "--to", "to", *asked]) == 3
+    said = capsys.readouterr().err.splitlines()
+    assert said == [*([] if asked else ["cpu fp32: measured"]), "cpu int8: failed: killed"]
 
 
 @pytest.mark.parametrize(
@@ -320,6 +431,13 @@ def test_tuning_makes_measures_and_continues(
         (["--cann", "7.0"], "need --soc"),
         (["--backend", "mindspore-cpu"], "opens none"),
         (["--soc", "Ascend310"], "tune makes om variants"),
+        (
+            [
+                *("--backend", "onnxruntime-cpu", "--backend", "ascend310-simulated"),
+                *("--soc", "Ascend310", "--atc", "simulated"),
+            ],
+            "give --cann",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_wrong_use(

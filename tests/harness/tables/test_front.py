@@ -3,18 +3,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from harness import cli, record, tables
 from harness.errors import MissingExtra, RecordError, UsageError
 from harness.record import Device
 from harness.tables import front_picture
-from tests.harness.records import Results, outputs
-from tests.harness.tables.test_pivot import timed
+from tests.harness.records import HOST, Results, outputs
+from tests.harness.tables.test_pivot import of, timed
 
 
 def add(results: Results, backend: str, auroc: float, milliseconds: float, **more: Any) -> None:
@@ -110,6 +113,97 @@ def test_data_sets_have_fronts_of_their_own(results: Results) -> None:
     assert [[point.on_front for point in found.points] for found in fronts(results)] == [[True]] * 4
 
 
+def test_other_test_images_have_a_front_of_their_own(results: Results) -> None:
+    add(results, "all", 0.6, 2.0, data=of("a"))
+    add(results, "few", 0.9, 1.0, data=of("b"))
+    add(results, "few-and-worse", 0.8, 1.5, data=of("b"))
+    results.add("failed", outputs(), status="failed", reason="killed", data=of("c"))
+    results.add("untimed", outputs(), data=of("d"))
+    found = {item.images: item for item in fronts(results)}
+    assert {
+        images: [(point.case.backend, point.on_front) for point in item.points]
+        for images, item in found.items()
+    } == {
+        "test images aaaaaaaa of bottle (4 good, 4 defective)": [
+            *(("all", True), ("failed", False), ("untimed", False)),
+        ],
+        "test images bbbbbbbb of bottle (4 good, 4 defective)": [("few", True), ("few-and-worse", False)],
+    }
+    assert all(str(images) in item.title for images, item in found.items())
+    assert all("points of other test images" in " ".join(item.notes) for item in found.values())
+    rows = list(csv.DictReader(io.StringIO(tables.render_fronts(fronts(results), "csv"))))
+    assert {(row["backend"], row["images"].split()[2]) for row in rows} >= {
+        ("all", "aaaaaaaa"),
+        ("few", "bbbbbbbb"),
+    }
+
+
+def test_the_same_test_images_are_not_named(results: Results) -> None:
+    add(results, "one", 0.6, 2.0)
+    add(results, "two", 0.9, 1.0)
+    (found,) = fronts(results)
+    assert found.images is None
+    assert found.title == "image AUROC against p50 ms (total) · mvtec · bottle"
+
+
+BOARD = msgspec.structs.replace(HOST, name="board", processor="small")
+
+
+def test_each_device_of_each_host_has_a_front_of_its_own(results: Results) -> None:
+    gpu = Device(device="cuda:0", runtime={}, options={}, simulated=False)
+    namesake = msgspec.structs.replace(HOST, processor="another")
+    add(results, "best", 0.9, 1.0)
+    add(results, "beaten", 0.8, 2.0)
+    add(results, "board", 0.7, 30.0, host=BOARD)
+    add(results, "board-and-slower", 0.7, 40.0, host=BOARD)
+    add(results, "gpu", 0.8, 5.0, device=gpu)
+    add(results, "namesake", 0.6, 6.0, host=namesake)
+    assert on_front(results) == {"best", "board", "gpu", "namesake"}
+    (found,) = fronts(results)
+    assert {point.where for point in found.points} == {
+        *("CPU on bench (any)", "CPU on bench (another)", "cuda:0 on bench (any)", "CPU on board"),
+    }
+    text = tables.render_fronts((found,), "terminal")
+    assert "★ on the front of its device and host: no other there is" in text
+    assert "4 devices or hosts, a front of each" in text
+    assert "host board: small" in text
+
+
+def test_a_mean_over_times_of_two_hosts_is_on_no_front(results: Results) -> None:
+    for category, host in (("bottle", HOST), ("cable", BOARD)):
+        add(results, "moved", 0.9, 1.0, case={"category": category}, host=host)
+        add(results, "stayed", 0.8, 2.0, case={"category": category})
+    (found,) = fronts(results)
+    assert {point.case.backend: point.left_out for point in found.points} == {
+        "moved": "its categories are of several devices or hosts",
+        "stayed": None,
+    }
+    assert on_front(results) == {"stayed"}
+    assert "devices or hosts, a front of each" not in " ".join(found.explained)
+
+
+def test_only_what_the_means_are_over_has_a_place(results: Results) -> None:
+    add(results, "one", 0.9, 1.0)
+    add(results, "one", 0.9, 1.0, case={"category": "cable"}, host=BOARD)
+    add(results, "two", 0.8, 2.0)
+    results.add("dead", outputs(), status="failed", reason="killed", device=None)
+    (found,) = fronts(results)
+    assert {point.case.backend: (point.where, point.on_front) for point in found.points} == {
+        "one": ("CPU on bench", True),
+        "two": ("CPU on bench", False),
+        "dead": ("unknown on bench", False),
+    }
+
+
+def test_what_is_too_near_to_be_seen_is_said_to_decide(results: Results) -> None:
+    add(results, "one", 0.79312, 6.9)
+    add(results, "two", 0.79314, 7.8)
+    assert on_front(results) == {"one", "two"}
+    text = tables.render_fronts(fronts(results), "terminal")
+    assert text.count("0.7931") == 2
+    assert "as fast and as accurate and better in one of the two (unrounded values)" in text
+
+
 def test_the_size_of_a_model_is_of_its_largest_category(results: Results) -> None:
     for category, size in (("bottle", 1 << 20), ("cable", 3 << 20), ("zipper", 2 << 20)):
         results.add("one", outputs(), case={"category": category}, **timed(1.0, model_bytes=size))
@@ -171,15 +265,46 @@ def test_the_picture_marks_the_front_and_leaves_hollow_what_is_not_compared(resu
         ("o", False),
         ("*", False),
     ]
-    assert [tuple(map(float, point.get_xydata()[0])) for point in points] == [
+    assert [tuple(np.ravel(point.get_xydata())) for point in points] == [
         (0.5, 0.95),
         (1.0, 0.6),
         (2.0, 0.5),
         (4.0, 0.9),
     ]
-    assert line.get_xydata().tolist() == [[1.0, 0.6], [4.0, 0.9]]
+    assert np.asarray(line.get_xydata()).tolist() == [[1.0, 0.6], [4.0, 0.9]]
     assert line.get_drawstyle() == "steps-post"  # until the next one nothing more accurate is to be had
     assert panel.get_xscale() == "log"
+
+
+def test_the_picture_says_what_the_table_says_and_draws_no_line_between_hosts(
+    results: Results, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from matplotlib.figure import Figure
+
+    add(results, "one", 0.9, 4.0)
+    add(results, "two", 0.6, 1.0, detector_sha256="b" * 64)
+    add(results, "two", 0.6, 1.0, detector_sha256="c" * 64)
+    add(results, "board", 0.7, 3.0, host=BOARD, case={"variant": "onnx-" + 150 * "x"})
+    results.add("untimed", outputs())
+    found = fronts(results)
+    panel = Figure().subplots()
+    front_picture._draw(panel, found[0])
+    lines = [line for line in panel.get_lines() if line.get_drawstyle() == "steps-post"]
+    assert [np.asarray(line.get_xydata()).tolist() for line in lines] == [[[1, 0.6], [4, 0.9]], [[3, 0.7]]]
+
+    front_picture.write(found, tmp_path / "front.svg")
+    text = (tmp_path / "front.svg").read_text(encoding="utf-8")
+    for note in (
+        *(
+            "left out of the front: no image AUROC or no times: 1 of 4 rows",
+            "1 older records of other detectors",
+        ),
+        *("2 devices or hosts, a front of each", "host board: small", "(unrounded values)", "CPU on board"),
+    ):
+        assert note in text
+    assert "hollow" not in text  # the untimed one has no place
+    assert max(map(len, re.findall(r"<text[^>]*>([^<]*)", text))) <= 160
 
 
 def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from harness import cli, record, tables
 from harness.errors import RecordError
 from harness.record import Data, Device
+from harness.tables import pivot_text
 from harness.timing import distribution
 from tests.harness.records import Results, images, outputs
 
@@ -74,12 +75,8 @@ def test_flips_are_counted_against_the_first_column(results: Results) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"detector_sha256": "b" * 64}, "another detector"),
-        (
-            {"data": Data(fingerprint="0" * 64, good=4, defective=4, masks_cut=0, masks_emptied=0)},
-            "other images",
-        ),
-        ({"images": images(outputs())[::-1]}, "other images"),
+        ({"detector_sha256": "b" * 64}, "another detector than [1]"),
+        ({"images": images(outputs())[::-1]}, "other images than [1]"),
     ],
 )
 def test_what_has_no_flips_says_why(results: Results, changes: dict[str, Any], why: str) -> None:
@@ -87,14 +84,90 @@ def test_what_has_no_flips_says_why(results: Results, changes: dict[str, Any], w
     results.add("two", outputs(), **changes)
     (found,) = pivot(results, "backend")
     assert "flips" not in found.columns[1].values["bottle"]
-    assert any(f"no flips: {why} than in the first column" in note for note in found.notes)
+    assert found.columns[1].reasons == {"bottle": f"no times of total; no flips: {why}"}
 
 
-def test_nothing_flips_against_a_failure(results: Results) -> None:
+def test_flips_are_counted_against_the_first_column_that_was_measured(results: Results) -> None:
+    moved = outputs()
+    moved.scores[3] = 2.6
     results.add("one", outputs(), status="failed", reason="killed")
+    results.add("three", moved)
     results.add("two", outputs())
     (found,) = pivot(results, "backend")
-    assert all("flips" not in column.values["bottle"] for column in found.columns)
+    assert [column.values["bottle"].get("flips") for column in found.columns] == [None, 0, 1]
+    assert found.reference == 1
+    assert "flips against [2]" in tables.render_pivots((found,), "terminal")
+    assert pivot_text.document((found,))["pivots"][0]["flips_against"] == "three"
+
+
+def test_a_category_that_the_reference_did_not_measure_has_no_flips(results: Results) -> None:
+    for backend in ("one", "two"):
+        results.add(backend, outputs())
+    results.add("two", outputs(), case={"category": "cable"})
+    (found,) = pivot(results, "backend")
+    assert found.columns[1].reasons == {
+        "bottle": "no times of total",
+        "cable": "no times of total; no flips: [1] is not measured",
+    }
+
+
+def test_where_nothing_is_measured_nothing_flips_and_that_is_said(results: Results) -> None:
+    for backend in ("one", "two"):
+        results.add(backend, outputs(), status="failed", reason="killed")
+    (found,) = pivot(results, "backend")
+    assert found.reference is None
+    assert "no flips: no column is measured" in found.notes
+    assert "flips" not in tables.render_pivots((found,), "terminal").split("no flips")[0]
+
+
+def of(fingerprint: str) -> Data:
+    return Data(fingerprint=fingerprint * 64, good=4, defective=4, masks_cut=0, masks_emptied=0)
+
+
+@pytest.mark.parametrize(
+    ("by", "case"),
+    [
+        ("backend", {}),
+        ("precision", {"backend": "one", "variant": "onnx-fp16"}),
+        ("detector", {"backend": "one", "detector": "stpm"}),
+    ],
+)
+def test_columns_of_other_test_images_have_a_table_of_their_own(
+    results: Results, by: str, case: dict[str, Any]
+) -> None:
+    other = {"backend": "two"} | case
+    name = other.pop("backend")
+    results.add("one", outputs(), data=of("a"))
+    results.add(name, outputs(), case=other, data=of("b"))
+    with pytest.raises(RecordError, match="of different test images"):
+        pivot(results, by)
+    results.add(name, outputs(), case={**other, "threads": 2}, data=of("a"))
+    found = pivot(results, by)
+    assert sorted(len(table.columns) for table in found) == [1, 2]
+    titles = {len(table.columns): table.title for table in found}
+    assert "test images aaaaaaaa of bottle (4 good, 4 defective)" in titles[2]
+    assert "test images bbbbbbbb of bottle (4 good, 4 defective)" in titles[1]
+    assert all("columns of other test images" in table.notes[-1] for table in found)
+
+
+def test_one_category_of_other_test_images_is_enough_for_another_table(results: Results) -> None:
+    for backend, cable in (("one", "a"), ("two", "b"), ("three", "a")):
+        results.add(backend, outputs(), data=of("c"))
+        results.add(backend, outputs(), case={"category": "cable"}, data=of(cable))
+    results.add("four", outputs(), data=of("c"))
+    results.add("dead", outputs(), status="failed", reason="killed", data=of("z"))
+    found = pivot(results, "backend")
+    assert [names(table) for table in found] == [["dead", "four", "one", "three"], ["two"]]
+    assert "bottle" not in found[0].title  # of the same images in both
+    assert "test images bbbbbbbb of cable" in found[1].title
+
+
+def test_of_a_backend_on_several_test_images_the_newest_decides(results: Results) -> None:
+    results.add("one", outputs(), data=of("a"), finished="2025-01-02T00:00:00+00:00", model_sha256="f" * 64)
+    results.add("one", outputs(), data=of("b"))
+    results.add("two", outputs(), data=of("a"))
+    (found,) = pivot(results, "backend")
+    assert "one: 1 older records of other detectors or data are not shown" in found.notes
 
 
 def test_what_differs_but_the_spread_is_in_every_columns_name(results: Results) -> None:
@@ -155,6 +228,15 @@ def test_a_simulator_is_the_last_column_and_marked(results: Results) -> None:
     results.add("cpu", outputs())
     (found,) = pivot(results, "backend")
     assert names(found) == ["cpu", "a-chip, SIMULATED"]
+
+
+def test_a_simulator_that_was_skipped_is_marked_and_last_too(results: Results) -> None:
+    results.add("ascend310-simulated", outputs(), status="skipped", reason="not here", device=None)
+    results.add("cpu", outputs())
+    results.add("another-one-that-is-not-here", outputs(), status="skipped", reason="not here", device=None)
+    (found,) = pivot(results, "backend")
+    assert names(found) == ["another-one-that-is-not-here", "cpu", "ascend310-simulated, SIMULATED"]
+    assert found.reference == 1
 
 
 def test_a_failed_record_says_so_and_has_no_numbers(results: Results) -> None:
