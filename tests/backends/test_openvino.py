@@ -329,8 +329,8 @@ def test_another_device_or_precision_than_asked_for_is_refused(
 def test_what_the_model_itself_stores_in_float16_is_no_lowering(
     tiny: Tiny, faked: Callable[..., FakeCore]
 ) -> None:
-    faked(nodes=(("Convert", "f16"), ("Convolution", "f32")), stored="f16")
-    assert opened(adapter.gpu, tiny).report.options["nodes_by_precision"] == "f16 1, f32 1"
+    faked(nodes=(("Convert", "f16"), ("Convolution", "f32"), ("Add", "f32")), stored="f16")
+    assert opened(adapter.gpu, tiny).report.options["nodes_by_precision"] == "f16 1, f32 2"
 
 
 def test_a_device_that_tells_nothing_of_its_nodes_is_said_so(

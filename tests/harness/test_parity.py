@@ -646,6 +646,15 @@ def test_without_the_same_setting_the_newest_measured_reference_is_taken_and_nam
     assert "batch 2" in pair.notes[0]
 
 
+def test_a_reference_with_as_many_threads_is_preferred_to_a_newer_one(results: Results) -> None:
+    for threads in (4, 2, 1):
+        finished = f"2025-01-0{5 - threads}T00:00:00+00:00"
+        results.add("reference", outputs(), case={"threads": threads}, finished=finished)
+    results.add("other", outputs(), case={"threads": 2})
+    (pair,) = parity.parity(results.folder, reference="reference").pairs
+    assert (pair.reference.threads, pair.notes) == (2, ())
+
+
 def test_a_choice_among_references_of_the_same_setting_is_named(results: Results) -> None:
     for day, variant in ((1, "mindir-fp32"), (2, "onnx-fp32")):
         results.add(
@@ -734,6 +743,19 @@ def test_an_older_record_of_another_model_file_is_said_to_be_superseded(results:
     results.add("other", outputs(), model_sha256="good", finished="2026-01-01T00:00:00+00:00")
     report = parity.parity(results.folder, reference="reference")
     assert any("is superseded" in note for note in report.pairs[0].notes)
+
+
+def test_records_of_another_detector_supersede_nothing_of_this_one(results: Results) -> None:
+    results.add("reference", outputs())
+    results.add("other", outputs())
+    for day in (1, 2):
+        finished = f"2025-01-0{day}T00:00:00+00:00"
+        results.add(
+            "other", outputs(), detector_sha256="b" * 64, model_sha256=f"{day}" * 64, finished=finished
+        )
+    pairs = parity.parity(results.folder, reference="reference").pairs
+    (pair,) = [pair for pair in pairs if pair.verdict == "passed"]
+    assert pair.notes == ()
 
 
 def test_detectors_in_one_folder_are_compared_each_with_its_own_reference(results: Results) -> None:
