@@ -6,6 +6,7 @@ import shlex
 
 from harness.artifact import Artifact, Variant
 from harness.errors import ArtifactError
+from harness.foreign.adopt import DETECTOR
 from harness.heads.graph import HEAD
 
 
@@ -13,8 +14,13 @@ def source(artifact: Artifact, formats: tuple[str, ...], *, head_in_graph: bool)
     """The float32 variant of the first of `formats` that there is, with its head in the graph or without.
 
     Raises:
-        ArtifactError: there is none; says how the first format is exported.
+        ArtifactError: there is none; says how the first format is exported. Or the model was not exported here.
     """
+    if artifact.manifest.detector == DETECTOR:
+        raise ArtifactError(
+            f"{artifact.path}: a model that was not exported here, and its precision is not known: have it in the form wanted where "
+            "it comes from, and measure both files with bench --onnx"
+        )
     fitting = [
         item
         for item in artifact.manifest.variants

@@ -107,8 +107,9 @@ def tune(request: TuneRequest, *, say: Say, report: Callable[[Record], None]) ->
     category = datasets.load_category(request.data, found[0].manifest.category)
     if request.om is not None:  # before anything is made
         registry.resolve("stage", "om_dry_run", registry.STAGES)(found[0], request.om, head_in_graph=False)
+    groups = registry.resolve("stage", "precision_groups", registry.STAGES)(found[0])
     copy = _copy(found[0], category, request)
-    trials = _distinct(copy, (_unchanged(copy), *_make(copy, category, request, say)))
+    trials = _distinct(copy, (_unchanged(copy), *_make(copy, category, groups, request, say)))
     for trial in trials:
         if trial.same_as is not None:
             say(f"{trial.settings}: the same file as {trial.same_as}, not measured again")
@@ -183,8 +184,9 @@ def _unchanged(copy: Artifact) -> Trial:
     return Trial(variant=copy.variant(("onnx",)).id, settings="float32, unchanged")
 
 
-def _make(copy: Artifact, category: Category, request: TuneRequest, say: Say) -> list[Trial]:
-    groups = registry.resolve("stage", "precision_groups", registry.STAGES)(copy)
+def _make(
+    copy: Artifact, category: Category, groups: Mapping[str, Sequence[str]], request: TuneRequest, say: Say
+) -> list[Trial]:
     compiled, trials = [], []
     if request.om is not None:  # first: where there is no `atc`, nothing else is made
         for mode in OM_MODES:

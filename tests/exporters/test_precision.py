@@ -190,6 +190,17 @@ def hold_out(path: Path, names: list[str]) -> None:
     artifact.write_manifest(path, msgspec.structs.replace(manifest, training=training))
 
 
+def test_a_model_that_was_not_exported_here_is_not_lowered(widget: Path, tiny: Tiny, tmp_path: Path) -> None:
+    manifest = msgspec.structs.replace(artifact.read(widget).manifest, detector="onnx")
+    digest = artifact.detector_digest(manifest)
+    artifact.write_manifest(widget, msgspec.structs.replace(manifest, detector_sha256=digest))
+    with pytest.raises(ArtifactError, match=r"not exported here.*measure both files with bench --onnx"):
+        lower(widget, tiny, FP16)
+    asked = ["tune", str(widget), "--data", str(tiny.data), "--to", str(tmp_path / "tuned")]
+    assert cli.main(asked) == 2
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_nobody_gets_a_lowered_variant_unasked(widget: Path, tiny: Tiny) -> None:
     lower(widget, tiny, FP16)
     lower(widget, tiny, INT8)
