@@ -38,6 +38,8 @@ def show(records: Sequence[Record], report: ParityReport | None, *, out: Path) -
                     f"{table.detector} is"
                 )
             )
+    for line in _notes(records):
+        console.print(Text(line, style="bold yellow"))
     console.print()
     if report is not None:
         from harness import parity
@@ -51,3 +53,13 @@ def show(records: Sequence[Record], report: ParityReport | None, *, out: Path) -
             f"records and evidence: {out}   tables again: python -m harness tables --results {shlex.quote(str(out))}"
         )
     )
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    """What a table cannot show of records whose numbers say less than they seem to."""
+    return [
+        f"{item.case.runner} {item.case.category}: all {len(item.images)} scores are {item.images[0].score:g}: nothing is "
+        "told apart, and an AUROC of 0.5 means no more than that"
+        for item in records
+        if len(item.images) > 1 and len({image.score for image in item.images}) == 1
+    ]

@@ -56,7 +56,8 @@ class Failure(HarnessError):  # noqa: N818 - what a worker's end is called in it
     """A case that did not come to its end; `skipped` when the backend is not on this machine."""
 
     def __init__(self, reason: str, *, skipped: bool = False) -> None:
-        super().__init__(reason)
+        shown = (sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in reason)
+        super().__init__("".join(shown))  # a runtime quotes the names of a model, which may hold anything
         self.skipped = skipped
 
 

@@ -51,7 +51,11 @@ def add(commands: Any) -> None:
         help="a suite's fit runs on (%(default)s)",
     )
     bench.add_argument(
-        "--onnx", type=path, metavar="FILE", help="an ONNX model that was not exported here (docs/onnx.md)"
+        "--onnx",
+        type=path,
+        action="append",
+        metavar="FILE",
+        help="an ONNX model that was not exported here (docs/onnx.md)",
     )
     bench.add_argument(
         "--manifest", type=path, metavar="FILE", help="with --onnx: what `onnx describe` drafted"
@@ -71,7 +75,7 @@ def add(commands: Any) -> None:
     bench.add_argument(
         "--out", type=path, default=Path("results"), metavar="DIR", help="results folder (%(default)s)"
     )
-    bench.add_argument("--batch-size", type=positive, default=1, metavar="N")
+    bench.add_argument("--batch-size", type=positive, metavar="N", help="(1; of --onnx what the file fixes)")
     bench.add_argument(
         "--threads", type=positive, metavar="N", help="cores each worker is pinned to (all usable)"
     )
@@ -107,7 +111,7 @@ def _bench(options: argparse.Namespace) -> int:
     if options.onnx is not None:
         from harness.foreign import running
 
-        options.artifact = running.artifacts(options, wanted(options, ()), say)
+        options.artifact, options.batch_size = running.artifacts(options, wanted(options, ()), say)
         options.backend = options.backend or running.backends(quickstart.runnable_backends(say))
     elif options.manifest is not None or options.set:
         raise UsageError("bench --manifest and --set describe the model of --onnx FILE")
@@ -211,9 +215,10 @@ def _replay(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     from harness import host
 
-    names = ("out", "batch_size", "warmup", "timeout", "force", "save_outputs", "inputs")
+    names = ("out", "warmup", "timeout", "force", "save_outputs", "inputs")
     settings = {name: getattr(options, name) for name in names}
     return settings | {
+        "batch_size": options.batch_size or 1,
         "variants": tuple(dict.fromkeys(options.variant or ())),
         "threads": options.threads or host.usable_cores(),
         "mask_threshold": 127 if options.mask_threshold is None else options.mask_threshold,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.arguments import CONTINUES, add_declarations, add_json, gears, path, positive, seconds
-from harness.cli.outcome import say_case, say_failure, say_on_stderr
+from harness.cli.outcome import say_on_stderr
 from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.record import Record
 
 FORMATS = ("onnx", "mindir", "air", "om")
 PRECISION_MODES = (
@@ -152,8 +155,14 @@ def _tune(options: argparse.Namespace) -> int:
         warmup=options.warmup,
         timeout=options.timeout,
     )
+
+    def report(record: Record) -> None:
+        outcome = "measured" if record.status == "measured" else f"{record.status}: {record.reason}"
+        if record.status != "measured" or not options.json:
+            say_on_stderr(f"{record.case.runner} {record.case.variant}: {outcome}")
+
     try:
-        tuned = tuning.tune(request, say=say_on_stderr, report=say_failure if options.json else say_case)
+        tuned = tuning.tune(request, say=say_on_stderr, report=report)
     except suite.Interrupted as stop:
         print(stop, file=sys.stderr)
         return 130

@@ -1,7 +1,7 @@
 """ONNX models that were not exported here: read, described, and taken over as artifacts that `bench` measures as any other.
 
-`protobuf` reads the file, `graph` what of it matters, `recognise` drafts a `description` of how pictures go in and what
-comes out, `adopt` makes an artifact of file and description. No ONNX package is needed, and nothing in the file is executed.
+`protobuf` reads the file, `graph` what of it matters, `way_in` what it does to the picture first, `recognise` drafts a
+`description` of how pictures go in and what comes out, `adopt` makes an artifact of file and description. No ONNX package is needed, and nothing in the file is executed.
 """
 
 from harness.foreign.adopt import adopt

@@ -10,7 +10,7 @@ import msgspec
 
 from harness import __version__, artifact, storage
 from harness.artifact import HeadSpec, Manifest, TensorSpec, Thresholds, Training, Variant, Weights
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, UsageError
 from harness.foreign import check
 from harness.foreign.description import Description
 from harness.foreign.graph import Graph, Value
@@ -47,13 +47,17 @@ def adopt(graph: Graph, description: Description, category: str, folder: Path) -
     path = folder / f"{name}-{request[:12]}" / category
     if (path / artifact.MANIFEST).is_file():
         return path
-    with storage.new_folder(path) as made:
-        for file in graph.files:
-            target = made / _FOLDER / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(graph.path.parent / file, target)
-        artifact.write_arrays(made / artifact.STATE, {})
-        artifact.write_manifest(made, _manifest(graph, description, category, request))
+    try:
+        with storage.new_folder(path) as made:
+            for file in graph.files:
+                target = made / _FOLDER / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(graph.path.parent / file, target)
+            artifact.write_arrays(made / artifact.STATE, {})
+            artifact.write_manifest(made, _manifest(graph, description, category, request))
+    except (OSError, UsageError):
+        if not (path / artifact.MANIFEST).is_file():
+            raise  # else another process was first, with the same: folders appear whole
     return path
 
 

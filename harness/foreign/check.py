@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from harness.errors import ArtifactError
 from harness.foreign.description import Description, problems
-from harness.foreign.graph import Graph, Value
-from harness.foreign.recognise import FLOATS, cuts, is_map, is_score, sides
+from harness.foreign.graph import Graph, Value, printable
+from harness.foreign.recognise import FLOATS, is_map, is_score, sides
+from harness.foreign.way_in import cuts
 
 
 def require(graph: Graph, description: Description) -> None:
@@ -66,11 +67,17 @@ def _contradictions(graph: Graph, description: Description) -> Iterator[str]:
         if name is None:
             continue
         if name not in outputs:
-            yield f"{field}={name}: there is no such output (there are: {', '.join(outputs)})"
+            known = ", ".join(map(printable, outputs))
+            yield f"{field}={printable(name)}: there is no such output (there are: {known})"
         elif outputs[name].dtype not in FLOATS or (
             outputs[name].shape is not None and not fits(outputs[name])
         ):
             yield f"its {field} is {outputs[name]}, expected float, {expected}"
+        elif outputs[name].dtype == "float64":
+            yield (
+                f"its {field} is {outputs[name]}, and rounded to the float32 of records it may rank images otherwise: "
+                "export it with float32 outputs"
+            )
     cutting = cuts(graph)
     if description.map is not None and cutting:
         yield (
@@ -93,7 +100,12 @@ def _against_shape(picture: Value, description: Description, layout: str) -> Ite
 def _candidates(graph: Graph) -> list[str]:
     """Declarations that the shapes of the outputs allow."""
     kinds = {"map": is_map, "score": is_score}
-    return [f"--set {kind}={value.name}" for value in graph.outputs for kind in kinds if kinds[kind](value)]
+    return [
+        f"--set {kind}={printable(value.name)}"
+        for value in graph.outputs
+        for kind in kinds
+        if kinds[kind](value)
+    ]
 
 
 def _told(graph: Graph) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
 from harness import registry, storage
 from harness.errors import ArtifactError, UsageError
+from harness.foreign.graph import is_name, printable
 from harness.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -60,7 +61,12 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """An image is called defective when its score is greater."""
     pixel_threshold: float | None = None
     how: dict[str, str] = {}
-    """Field → where its value comes from."""
+    """Field → where its value comes from, or why it has none."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` unless `name` may stand in records and tables."""
+        if not is_name(self.name):
+            raise ValueError(f"name {self.name!r} is not one line of printable characters")
 
     def steps(self) -> tuple[Step, ...]:
         """The host's preprocessing; call once nothing is missing."""
@@ -79,11 +85,12 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return (*steps, Layout(order="NCHW")) if self.layout == "NCHW" else tuple(steps)
 
 
-SETTABLE = tuple(
-    field.name
+_TYPES = {
+    field.name: field.type
     for field in msgspec.structs.fields(Description)
     if field.name not in ("schema", "model_sha256", "how")
-)
+}
+SETTABLE = tuple(_TYPES)
 
 
 def read(path: Path) -> Description:
@@ -101,28 +108,48 @@ def write(path: Path, description: Description) -> None:
     storage.write_json(path, msgspec.to_builtins(description))
 
 
-def declare(description: Description, assignments: Sequence[str], *, how: str = "declared") -> Description:
+def declare(description: Description, assignments: Sequence[str]) -> Description:
     """`description` with what was declared as `NAME=VALUE`: numbers are separated by commas, sizes by x.
 
     Raises:
         UsageError: an unknown name, or a value that it cannot have.
     """
-    values: dict[str, Any] = {}
+    seen = set()
     for item in assignments:
         name, equals, text = item.partition("=")
         if not equals or not text:
-            raise UsageError(f"--set {item}: expected NAME=VALUE")
-        if name not in SETTABLE:
-            raise UsageError(f"--set {item}: {registry.unknown('declaration', name, SETTABLE)}")
-        if name in values:
+            raise UsageError(f"--set {printable(item)}: expected NAME=VALUE")
+        if name in seen:
             raise UsageError(f"--set {name} is given twice")
-        values[name] = _value(name, text)
-    document = msgspec.to_builtins(description) | values
-    document["how"] = description.how | dict.fromkeys(values, how)
+        seen.add(name)
+        try:
+            description = assign(description, name, text, how="declared")
+        except ValueError as error:
+            raise UsageError(f"--set {printable(item)}: {error}") from error
+    return description
+
+
+def assign(description: Description, name: str, text: str, *, how: str) -> Description:
+    """`description` with the field `name` as `text` says, and `how` it came to be.
+
+    Raises:
+        ValueError: an unknown name, or a value that it cannot have, with those that it can.
+    """
+    if name not in _TYPES:
+        raise ValueError(registry.unknown("declaration", name, SETTABLE))
     try:
-        return msgspec.convert(document, Description)
+        value = msgspec.convert(_value(name, text), _TYPES[name])
     except msgspec.ValidationError as error:
-        raise UsageError(f"--set: {error}; interpolations: {', '.join(get_args(Interpolation))}") from error
+        possible = ", ".join(_choices(_TYPES[name]))
+        raise ValueError(f"{error}{possible and f'; one of {possible}'}") from error
+    return msgspec.structs.replace(description, **{name: value}, how=description.how | {name: how})
+
+
+def _choices(type_: Any) -> list[str]:
+    """The texts that a field may hold, where they are few."""
+    return [
+        text for kind in (type_, *get_args(type_)) if get_origin(kind) is Literal for text in get_args(kind)
+    ]
 
 
 def _value(name: str, text: str) -> Any:

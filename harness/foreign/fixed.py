@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,8 @@ class FixedBatch:
     """A session that runs `rows` rows at a time; the last row is repeated to fill a batch, and its copies dropped."""
 
     def __init__(self, session: Session, rows: int) -> None:
-        self.report = session.report
+        told = {"batches": f"{rows} (a rest is filled up with its last row)"}
+        self.report = replace(session.report, options=session.report.options | told)
         self.device_ms: Mapping[str, float] = {}
         self._session = session
         self._rows = rows
@@ -41,11 +43,11 @@ class FixedBatch:
         for start in range(0, len(batch), self._rows):
             rows = batch[start : start + self._rows]
             filled = np.concatenate([rows, np.repeat(rows[-1:], self._rows - len(rows), axis=0)])
-            for name, array in self._session.run(filled).items():
-                array = np.atleast_1d(array)  # noqa: PLW2901 - one number is the score of one image
+            for name, given in self._session.run(filled).items():
+                array = np.atleast_1d(given)  # one number is the score of one image
                 if len(array) != self._rows:
                     raise ArtifactError(
-                        f"{name!r} has shape {array.shape}: not one row for each of the {self._rows} images of its batch"
+                        f"{name!r} has shape {given.shape}: not one row for each of the {self._rows} images of its batch"
                     )
                 parts.setdefault(name, []).append(array[: len(rows)])
             for stage, taken in self._session.device_ms.items():

@@ -30,6 +30,16 @@ _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 """What a stock onnxruntime runs."""
 
 
+def printable(text: str) -> str:
+    """`text` from a file as a terminal may show it: with quotes and escapes where a character is not printable."""
+    return text if text.isprintable() else repr(text)
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` is one line of printable characters, as records and tables want it."""
+    return bool(text.strip()) and text.isprintable()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
     """An input or output of the graph."""
@@ -65,13 +75,16 @@ class Graph:
     producer: str
     opsets: Mapping[str, int]
     """Domain → version; the empty domain is ONNX's own."""
-    metadata: Mapping[str, str]
+    metadata: tuple[tuple[str, str], ...]
+    """Keys and values; nothing keeps a file from giving one twice."""
     inputs: tuple[Value, ...]
     """Without those that have an initial value."""
     outputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
     constants: Mapping[str, AnyArray]
     """Small ones: name → float32 or int64 values, flat."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of the initial values, large ones too."""
     files: Mapping[str, str]
     """Name relative to the model's folder → SHA-256: the model, then its external data."""
 
@@ -81,10 +94,13 @@ def read(path: Path) -> Graph:
 
     Raises:
         ArtifactError: no ONNX model, a truncated one, one with custom operators, or whose external data is missing, too
-            short, or outside the model's folder.
+            short, or outside the model's folder; or a file name that no record may hold.
     """
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; name an .onnx file")
+    _require_file(path, "no such file", "name an .onnx file")
+    if not is_name(path.stem):
+        raise ArtifactError(
+            f"{str(path)!r}: its name is not one line of printable characters; rename the file"
+        )
     try:
         model = parse(memoryview(path.read_bytes()))
     except ValueError as error:
@@ -108,15 +124,24 @@ def read(path: Path) -> Graph:
         path=path,
         producer=f"{_text(model, 'producer_name')} {_text(model, 'producer_version')}".strip(),
         opsets={_text(item, "domain"): _number(item, "version") for item in model.get("opset_import", [])},
-        metadata={_text(item, "key"): _text(item, "value") for item in model.get("metadata_props", [])},
+        metadata=tuple(
+            (_text(item, "key"), _text(item, "value")) for item in model.get("metadata_props", [])
+        ),
         inputs=tuple(
             _value(item) for item in graph.get("input", []) if _text(item, "name") not in initialised
         ),
         outputs=tuple(_value(item) for item in graph["output"]),
         nodes=tuple(_node(item) for item in graph["node"]),
         constants=_constants(graph),
+        shapes={_text(item, "name"): tuple(item.get("dims", [])) for item in graph.get("initializer", [])},
         files={path.name: storage.sha256_of_file(path), **_external(path, tensors)},
     )
+
+
+def _require_file(path: Path, missing: str, remedy: str) -> None:
+    if not path.is_file():
+        what = "a folder or a device, not a file" if path.exists() else missing
+        raise ArtifactError(f"{printable(str(path))}: {what}; {remedy}")
 
 
 def _require_known_operators(path: Path, model: Message) -> None:
@@ -129,7 +154,7 @@ def _require_known_operators(path: Path, model: Message) -> None:
     }
     if custom:
         raise ArtifactError(
-            f"{path}: needs custom operators ({', '.join(sorted(custom))}); libraries of custom operators are never "
+            f"{path}: needs custom operators ({', '.join(map(printable, sorted(custom)))}); libraries of custom operators are never "
             "loaded: export it with ONNX's own"
         )
 
@@ -174,11 +199,10 @@ def _external(path: Path, tensors: list[Message]) -> dict[str, str]:
             raise ArtifactError(
                 f"{path}: its external data {location!r} takes a way round; save the model again"
             )
-        if not file.is_file():
-            raise ArtifactError(f"{file}: missing; it holds weights of {path.name}: copy both files together")
+        _require_file(file, "missing", f"it holds weights of {path.name}: copy both files together")
         if file.stat().st_size < end:
             raise ArtifactError(
-                f"{file}: truncated: {path.name} wants {end} bytes of it, it has {file.stat().st_size}; copy it again"
+                f"{printable(str(file))}: truncated: {path.name} wants {end} bytes of it, it has {file.stat().st_size}; copy it again"
             )
     return {location: storage.sha256_of_file(path.parent / location) for location in sorted(needed)}
 

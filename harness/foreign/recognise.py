@@ -6,12 +6,19 @@ said to be assumed; where a wrong guess would give a wrong number, nothing is gu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
+import numpy as np
 
 from harness import storage
 from harness.errors import ArtifactError
-from harness.foreign.description import Description, declare
-from harness.foreign.graph import Graph, Node, Value
+from harness.foreign.description import Description, assign, declare
+from harness.foreign.graph import Graph, Value, printable
+from harness.foreign.way_in import resized_to, takes_unit
+from harness.preprocess import Size
 
 MAPS = ("anomaly_map", "anomaly_maps", "anomalymap", "score_map", "amap", "heatmap", "map")
 SCORES = ("pred_score", "pred_scores", "anomaly_score", "image_score", "scores", "score")
@@ -19,18 +26,46 @@ METADATA = "harness."
 """What the keys of the file's metadata begin with that declare a field: `harness.range`."""
 INPUTS = ("float32", "uint8")
 FLOATS = ("float16", "float32", "float64")
-_POINTWISE = ("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Clip")
-_CUTTING = ("Slice", "CenterCropPad", "Gather", "Pad")
-_SHIFT, _SCALE = ("Sub", "Add"), ("Div", "Mul")
 
 
-def recognise(graph: Graph) -> Description:
-    """Draft the description of a model; what the graph does not tell stays open.
+def recognise(graph: Graph, declared: Sequence[str] = ()) -> Description:
+    """The description of a model, with what was declared of it; what the graph does not tell stays open.
 
     Raises:
-        ArtifactError: it takes something else than one picture.
+        ArtifactError: it takes something else than one picture, or its metadata declare what cannot be.
+        UsageError: see `declare`.
     """
-    picture = _picture(graph)
+    drafted, wrong = draft(graph, declared)
+    if wrong:
+        raise ArtifactError(
+            f"{graph.path}: {'; '.join(wrong)}: declare it with --set, or by a manifest, which `onnx describe` drafts"
+        )
+    return drafted
+
+
+def draft(graph: Graph, declared: Sequence[str] = ()) -> tuple[Description, list[str]]:
+    """As `recognise`, but what is wrong in the file's metadata, and not declared otherwise, is left out and said."""
+    found = _from_graph(graph)
+    overridden = {item.partition("=")[0] for item in declared}
+    said = dict(graph.metadata)
+    twice = {key for key, value in graph.metadata if said[key] != value}
+    wrong = []
+    for key, value in said.items():
+        name = key.removeprefix(METADATA)
+        if not key.startswith(METADATA) or name in overridden:
+            continue
+        if key in twice:
+            wrong.append(f"its metadata {key!r} is there twice, and differs")
+            continue
+        try:
+            found = assign(found, name, value, how="the file's metadata")
+        except ValueError as error:
+            wrong.append(f"its metadata {key!r} is {value!r}: {error}")
+    return declare(found, declared), wrong
+
+
+def _from_graph(graph: Graph) -> Description:
+    picture = picture_of(graph)
     found: dict[str, Any] = {}
     how = {"interpolation": "assumed: free of aliasing"}
     layout = layout_of(picture)
@@ -44,27 +79,22 @@ def recognise(graph: Graph) -> Description:
             found["size"], how["size"] = (height, width), "the input's shape"
     _outputs(graph, found, how)
     _as_anomalib(graph, found, how)
+    _require_size(graph, found)
     _thresholds(graph, found, how)
     digest = storage.sha256_of_json(dict(graph.files))
-    drafted = Description(model_sha256=digest, name=graph.path.stem, how=how, **found)
-    said = [
-        f"{key.removeprefix(METADATA)}={value}"
-        for key, value in graph.metadata.items()
-        if key.startswith(METADATA)
-    ]
-    return declare(drafted, said, how="the file's metadata")
+    return Description(model_sha256=digest, name=graph.path.stem, how=how, **found)
 
 
 def layout_of(picture: Value) -> str | None:
     """`NCHW` or `NHWC`, where the shape leaves no doubt."""
-    assert picture.shape is not None  # noqa: S101 - `_picture` saw to it
+    assert picture.shape is not None  # noqa: S101 - `picture_of` saw to it
     first, last = (side in (1, 3) for side in (picture.shape[1], picture.shape[3]))
     return None if first == last else "NCHW" if first else "NHWC"
 
 
 def sides(picture: Value, layout: str) -> tuple[int | None, int | None, int | None]:
     """Channels, height and width of the input; `None` for those that are free."""
-    assert picture.shape is not None  # noqa: S101 - `_picture` saw to it
+    assert picture.shape is not None  # noqa: S101 - `picture_of` saw to it
     one, two, three = picture.shape[1:]
     return (one, two, three) if layout == "NCHW" else (three, one, two)
 
@@ -85,12 +115,8 @@ def is_score(value: Value) -> bool:
     return value.dtype in FLOATS and shape is not None and all(side in (1, None) for side in shape[1:])
 
 
-def cuts(graph: Graph) -> tuple[str, ...]:
-    """Operators that cut or pad the picture before any weights: the map is then not of the whole picture."""
-    return tuple(node.operator for node in _way_in(graph) if node.operator in _CUTTING)
-
-
-def _picture(graph: Graph) -> Value:
+def picture_of(graph: Graph) -> Value:
+    """The one input; raises `ArtifactError` unless it may be a picture, of four axes and a type that pixels have."""
     if len(graph.inputs) != 1:
         told = ", ".join(map(str, graph.inputs)) or "none"
         raise ArtifactError(
@@ -136,60 +162,48 @@ def _as_anomalib(graph: Graph, found: dict[str, Any], how: dict[str, str]) -> No
     """
     if not {"pred_score", "anomaly_map"} <= {value.name for value in graph.outputs} or "layout" not in found:
         return
-    way = _way_in(graph)
-    operators = {node.operator for node in way}
-    if operators & set(_SHIFT) and operators & set(_SCALE) and graph.inputs[0].dtype == "float32":
+    if graph.inputs[0].dtype == "float32" and takes_unit(graph):
         found["range"], how["range"] = "unit", "anomalib's outputs, and the graph normalises"
         how["colour"] = "anomalib's"
         found["interpolation"], how["interpolation"] = "pil_bilinear", "anomalib's, free of aliasing"
-    resized = [_target(graph, node) for node in way if node.operator == "Resize"]
-    if "size" not in found and len(resized) == 1 and resized[0] is not None:
-        found["size"], how["size"] = resized[0], "what anomalib's graph resizes to; here it is done before"
+    target = resized_to(graph)
+    if "size" not in found and target is not None:
+        found["size"], how["size"] = target, "what anomalib's graph resizes to; here it is done before"
+
+
+def _require_size(graph: Graph, found: dict[str, Any]) -> None:
+    if "size" not in found:
+        return
+    try:
+        msgspec.convert(found["size"], tuple[Size, Size])
+    except msgspec.ValidationError as error:
+        height, width = found["size"]
+        raise ArtifactError(
+            f"{graph.path}: takes pictures of {height}x{width}: {error}; export it for a smaller size"
+        ) from error
 
 
 def _thresholds(graph: Graph, found: dict[str, Any], how: dict[str, str]) -> None:
-    """Thresholds by which the graph itself decides: the one output that is `score > constant`."""
+    """Thresholds by which the graph itself decides: outputs that are `score > constant`, all with the same one."""
     outputs = {value.name for value in graph.outputs}
     for field, threshold in (("score", "image_threshold"), ("map", "pixel_threshold")):
-        deciding = [
-            node
+        deciding = {
+            node.outputs[0]: graph.constants.get(node.inputs[1], np.empty(0))
             for node in graph.nodes
             if node.operator == "Greater"
             and set(node.outputs) & outputs
             and len(node.inputs) == 2
             and node.inputs[0] == found.get(field)
-        ]
-        constant = graph.constants.get(deciding[0].inputs[1]) if len(deciding) == 1 else None
-        if constant is not None and constant.size == 1:
-            found[threshold] = float(constant[0])
-            how[threshold] = (
-                f"the graph's own: its {deciding[0].outputs[0]!r} is {found[field]} > {constant[0]:g}"
-            )
-
-
-def _way_in(graph: Graph) -> tuple[Node, ...]:
-    """Operators that the picture goes through before it branches or meets weights."""
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for name in set(node.inputs) if node.operator not in ("Shape", "Size") else ():
-            readers.setdefault(name, []).append(node)
-    way: list[Node] = []
-    tensor, passing = graph.inputs[0].name, (*_POINTWISE, *_CUTTING, *_SHIFT, *_SCALE, "Resize")
-    while len(readers.get(tensor, ())) == 1 and readers[tensor][0].operator in passing:
-        way.append(readers[tensor].pop())
-        tensor = "".join(way[-1].outputs[:1])
-    return tuple(way)
-
-
-def _target(graph: Graph, node: Node) -> tuple[int, int] | None:
-    """Height and width that a Resize of (N, C, H, W) goes to, where they are constants."""
-    if len(node.inputs) < 4:
-        return None
-    makers = {name: other for other in graph.nodes for name in other.outputs}
-    name = node.inputs[3]
-    if name in makers and makers[name].operator == "Concat":
-        name = "".join(makers[name].inputs[-1:])
-    values = graph.constants.get(name)
-    if values is None or len(values) < 2 or not (values[-2:] > 0).all():
-        return None
-    return int(values[-2]), int(values[-1])
+        }
+        numbers = {name: float(value[0]) if value.size == 1 else None for name, value in deciding.items()}
+        told = ", ".join(f"{name!r} at {'?' if at is None else f'{at:g}'}" for name, at in numbers.items())
+        if len(set(numbers.values())) > 1:
+            how[threshold] = f"several: {told}; declare one"
+            continue
+        number = next(iter(numbers.values()), None)
+        if number is not None and not math.isfinite(number):
+            how[threshold] = f"the graph's own is no number: {told}"
+        elif number is not None:
+            name = next(iter(numbers))
+            found[threshold] = number
+            how[threshold] = f"the graph's own: its {name!r} is {printable(found[field])} > {number:g}"

@@ -14,7 +14,8 @@ from harness.errors import UsageError
 from harness.foreign import check, declare, description, read_graph, recognise
 from harness.foreign.adopt import adopt
 from harness.foreign.description import Description
-from harness.foreign.graph import Graph
+from harness.foreign.graph import Graph, printable
+from harness.foreign.recognise import draft, picture_of
 
 FOLDER = "onnx"
 """Below the results folder: where the artifacts of such models are kept."""
@@ -25,10 +26,13 @@ def describe(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
     Raises:
         ArtifactError: the file is no model that detects anomalies in pictures.
+        UsageError: something is at `options.out` already, or a declaration is wrong.
     """
+    if options.out is not None and options.out.exists():
+        raise UsageError(f"--out {options.out}: is there already: name another file, or move it away")
     graph = read_graph(options.file)
-    found = declare(recognise(graph), options.set)
-    missing = check.open_questions(graph, found)
+    found, wrong = draft(graph, options.set)
+    missing = [*wrong, *check.open_questions(graph, found)]
     if options.out is not None:
         description.write(options.out, found)
     document = {"manifest": msgspec.to_builtins(found), "open": missing}
@@ -37,14 +41,18 @@ def describe(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 def artifacts(
     options: argparse.Namespace, categories: tuple[str, ...], say: Callable[[str], None]
-) -> tuple[Path, ...]:
-    """The artifacts of `options.onnx`, one per category, made where they are not there yet.
+) -> tuple[tuple[Path, ...], int]:
+    """The artifacts of `options.onnx`, one per category, made where they are not there yet; and the batch size they run with.
 
     Raises:
         ArtifactError: the file is no model that can be run as described.
         DatasetError: a category that is not there.
         UsageError: what is needed is not given, or contradicts `--onnx`.
     """
+    if len(options.onnx) > 1:
+        raise UsageError(
+            "bench --onnx takes one model at a time: run it once for each, into one --out folder"
+        )
     if options.data is None or not options.category:
         raise UsageError(
             "bench --onnx needs --data DIR, the folder that holds the categories, and --category NAME, what the model "
@@ -56,15 +64,33 @@ def artifacts(
     for name in options.backend or ():
         if "onnx" not in registry.backend(name).formats:
             raise UsageError(f"--backend {name} opens no ONNX")
-    graph = read_graph(options.onnx)
-    found = recognise(graph) if options.manifest is None else description.read(options.manifest)
-    found = declare(found, options.set)
+    (file,) = options.onnx
+    graph = read_graph(file)
+    if options.manifest is None:
+        found = recognise(graph, options.set)
+    else:
+        found = declare(description.read(options.manifest), options.set)
+    batch_size = _batch_size(graph, options.batch_size)
     for line in _lines(graph, found):
         say(line)
     names = categories or tuple(datasets.list_categories(options.data))
     for name in names:
         datasets.load_category(options.data, name)  # before a large model is copied for it
-    return tuple(adopt(graph, found, name, options.out / FOLDER) for name in names)
+    return tuple(adopt(graph, found, name, options.out / FOLDER) for name in names), batch_size
+
+
+def _batch_size(graph: Graph, asked: int | None) -> int:
+    """What is asked for, else what the file fixes, else 1; of a fixed batch, rows that fill it up cost time that no image took.
+
+    Raises:
+        UsageError: the file fixes another.
+    """
+    rows, *_ = picture_of(graph).shape or (None,)
+    if None not in (rows, asked) and rows != asked:
+        raise UsageError(
+            f"--batch-size {asked}: {graph.path} runs {rows} images at a time, and is timed so: leave it out"
+        )
+    return asked or rows or 1
 
 
 def backends(runnable: Sequence[str]) -> list[str]:
@@ -81,7 +107,7 @@ def _lines(graph: Graph, found: Description) -> list[str]:
         "pixel_threshold": "unknown",
     }
     lines = [
-        f"{graph.path.name}: {graph.producer or 'unknown producer'}, {', '.join(map(str, graph.inputs))}"
+        f"{graph.path.name}: {printable(graph.producer) or 'unknown producer'}, {', '.join(map(str, graph.inputs))}"
     ]
     for name in description.SETTABLE:
         value = getattr(found, name)
@@ -89,6 +115,6 @@ def _lines(graph: Graph, found: Description) -> list[str]:
             value = told.get(name)
         elif name in ("size", "resize"):
             value = f"{value[0]}x{value[1]}"
-        how = f" ({found.how[name]})" if name in found.how else ""
-        lines += [] if value is None else [f"  {name}: {value}{how}"]
+        how = f" ({printable(found.how[name])})" if name in found.how else ""
+        lines += [] if value is None else [f"  {name}: {printable(str(value))}{how}"]
     return lines

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from harness.types import AnyArray, Float32
 
-FLOAT, UINT8, BOOL, HALF = 1, 2, 9, 10
+FLOAT, UINT8, BOOL, HALF, DOUBLE = 1, 2, 9, 10, 11
 LEVEL = 0.47
 """What the toy detector takes for the grey value of good surfaces, in [0, 1]."""
 Info = tuple[str, int, Sequence[int | str]]
@@ -48,6 +48,7 @@ class Toy:
     external: str | None = None
     """Name of a file that holds the constants."""
     domains: Sequence[str] = ()
+    producer: str = "toys"
 
     def write(self, path: Path) -> Path:
         infos = [
@@ -60,7 +61,7 @@ class Toy:
             helper.make_opsetid("", self.opset),
             *(helper.make_opsetid(name, 1) for name in self.domains),
         ]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="toys")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name=self.producer)
         helper.set_model_props(model, dict(self.metadata))
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.external is not None:

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
 
 from harness.cli import main
 from tests.conftest import Tiny
-from tests.harness.foreign.models import FLOAT, Toy, as_anomalib, node
+from tests.harness.foreign.models import BOOL, DEVIATION, FLOAT, LARGEST, MAP, Toy, as_anomalib, node
 
 Capture = pytest.CaptureFixture[str]
 
@@ -60,6 +61,24 @@ def test_a_model_that_cannot_run_leaves_a_failed_record(tiny: Tiny, tmp_path: Pa
     assert "opset" in made["reason"].lower()
 
 
+def test_what_a_runtime_quotes_of_a_model_is_not_printed_raw(
+    tiny: Tiny, tmp_path: Path, capsys: Capture
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    wrong = node("Reshape", "input shape", "reshaped")
+    wrong.name = "evil\x1b[2J"
+    toy = Toy(
+        nodes=[*DEVIATION, *LARGEST, wrong],
+        outputs=[MAP, ("pred_score", FLOAT, ["n"]), ("reshaped", FLOAT, ["a"])],
+        constants={"shape": np.array([7], np.int64)},
+        metadata={"harness.range": "unit"},
+    )
+    assert main(bench(toy.write(tmp_path / "model.onnx"), tiny, tmp_path)) == 3
+    told = capsys.readouterr()
+    assert "evil\\x1b[2J" in told.err
+    assert "\x1b[2J" not in told.err + told.out
+
+
 def test_a_classifier_gets_a_word_and_no_number(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
     nodes = [node("Flatten", "input", "logits")]
     model = Toy(nodes=nodes, outputs=[("logits", FLOAT, ["n", 3072])]).write(tmp_path / "model.onnx")
@@ -84,6 +103,87 @@ def test_a_drafted_manifest_is_completed_by_hand_and_taken(
     assert document(capsys)["records"][0]["fit"]["settings"]["range"] == "unit"
 
 
+def test_what_a_model_does_not_tell_is_said_in_words(tmp_path: Path, capsys: Capture) -> None:
+    toy = Toy(outputs=[("pred_score", FLOAT, ["n"])])
+    assert main(["onnx", "describe", str(toy.write(tmp_path / "model.onnx"))]) == 0
+    shown = capsys.readouterr().out
+    assert "map: none: pixel metrics are undefined" in shown
+    assert "image_threshold: unknown: parity of decisions cannot be measured" in shown
+    toy = Toy(nodes=DEVIATION, outputs=[MAP])
+    assert main(["onnx", "describe", str(toy.write(tmp_path / "model.onnx"))]) == 0
+    assert "score: the largest value of the map" in capsys.readouterr().out
+
+
+def test_a_draft_never_takes_the_place_of_a_file(tmp_path: Path, capsys: Capture) -> None:
+    model = Toy().write(tmp_path / "model.onnx")
+    before = model.read_bytes()
+    assert main(["onnx", "describe", str(model), "--out", str(model)]) == 2
+    assert f"--out {model}: is there already: name another file, or move it away" in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
+def test_what_a_draft_leaves_out_is_overridden_by_its_manifest(
+    tiny: Tiny, tmp_path: Path, capsys: Capture
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    metadata = {"harness.range": "unit", "harness.sise": "3"}
+    model, manifest = Toy(metadata=metadata).write(tmp_path / "model.onnx"), tmp_path / "manifest.json"
+    assert main(["onnx", "describe", str(model), "--out", str(manifest)]) == 0
+    assert (
+        "to be declared: its metadata 'harness.sise' is '3': unknown declaration" in capsys.readouterr().out
+    )
+    assert main(bench(model, tiny, tmp_path)) == 2
+    assert f"{model}: its metadata 'harness.sise' is '3'" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+    assert main(bench(model, tiny, tmp_path, "--manifest", str(manifest))) == 0
+
+
+def test_a_manifest_does_not_make_a_model_of_two_inputs_a_detector(
+    tiny: Tiny, tmp_path: Path, capsys: Capture
+) -> None:
+    manifest = tmp_path / "manifest.json"
+    assert (
+        main(["onnx", "describe", str(as_anomalib().write(tmp_path / "a.onnx")), "--out", str(manifest)]) == 0
+    )
+    two = Toy(inputs=[("a", FLOAT, MAP[2]), ("b", FLOAT, MAP[2])]).write(tmp_path / "two.onnx")
+    assert main(bench(two, tiny, tmp_path, "--manifest", str(manifest))) == 2
+    assert "takes 2 inputs" in capsys.readouterr().err
+
+
+def test_nothing_of_the_file_is_printed_raw(tmp_path: Path, capsys: Capture) -> None:
+    strange = "x\x1b[2Jy\u202e"
+    given = node("Greater", "s level", "label")
+    given.input[0] = given.output[0] = strange
+    largest = node("ReduceMax", "anomaly_map", "s", axes=[1, 2, 3], keepdims=0)
+    largest.output[0] = strange
+    given.output[0] = f"{strange}?"
+    toy = Toy(
+        nodes=[*DEVIATION, largest, given],
+        outputs=[MAP, (strange, FLOAT, ["n"]), (f"{strange}?", BOOL, ["n"])],
+        metadata={"harness.score": strange, f"harness.{strange}": strange},
+        producer=strange,
+    )
+    model = toy.write(tmp_path / "model.onnx")
+    assert main(["onnx", "describe", str(model)]) == 0
+    shown = capsys.readouterr().out
+    assert all(line.isprintable() for line in shown.splitlines())
+    for told in ("model.onnx: 'x\\x1b[2Jy\\u202e'", "score: 'x\\x1b[2Jy\\u202e'", "'harness.x\\x1b[2Jy"):
+        assert told in shown
+    assert main(["onnx", "describe", str(model), "--set", "map=none"]) == 2
+    assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
+
+
+def test_nothing_of_a_manifest_is_printed_raw(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    model, manifest = Toy().write(tmp_path / "model.onnx"), tmp_path / "manifest.json"
+    assert main(["onnx", "describe", str(model), "--out", str(manifest)]) == 0
+    capsys.readouterr()
+    manifest.write_text(json.dumps(json.loads(manifest.read_bytes()) | {"how": {"size": "\x1b[2J"}}))
+    assert main(bench(model, tiny, tmp_path, "--manifest", str(manifest))) == 2
+    told = capsys.readouterr()
+    assert "size: 32x32 ('\\x1b[2J')" in told.out
+    assert "\x1b" not in told.out + told.err
+
+
 def test_describe_gives_the_manifest_as_json(tmp_path: Path, capsys: Capture) -> None:
     model = Toy().write(tmp_path / "model.onnx")
     assert main(["onnx", "describe", str(model), "--json", "--set", "range=byte"]) == 0
@@ -99,8 +199,13 @@ def test_describe_gives_the_manifest_as_json(tmp_path: Path, capsys: Capture) ->
         (("--variant", "x"), "--variant does not go with --onnx"),
         (("--inputs", "x"), "--inputs does not go with --onnx"),
         (("--outputs", "x"), "--outputs does not go with --onnx"),
+        (("--weights", "x"), "--weights does not go with --onnx"),
         (("--backend", "mindspore-cpu"), "--backend mindspore-cpu opens no ONNX"),
         (("--category", "nothing"), "nothing"),
+        (("--onnx", "second.onnx"), "bench --onnx takes one model at a time"),
+        (("--set", "mean=0", "--set", "std=0"), "--set std=0: Expected `float` > 0"),
+        (("--set", "colour=bgr"), "--set colour=bgr: Invalid enum value 'bgr'; one of RGB, BGR, GREY"),
+        (("--set", "name=a\nb"), "is not one line of printable characters"),
     ],
 )
 def test_what_contradicts_is_refused(
@@ -110,6 +215,42 @@ def test_what_contradicts_is_refused(
     assert main(bench(model, tiny, tmp_path, *more)) == 2
     assert why in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("batch_size", "code"), [(1, 2), (3, 0), (6, 2), (None, 0)])
+def test_a_fixed_batch_is_run_with_that_batch_size_alone(
+    batch_size: int | None, code: int, tiny: Tiny, tmp_path: Path, capsys: Capture
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    toy = Toy(
+        inputs=[("input", FLOAT, [3, 3, 32, 32])],
+        outputs=[("anomaly_map", FLOAT, [3, 1, 32, 32]), ("pred_score", FLOAT, [3])],
+        metadata={"harness.range": "unit"},
+    )
+    model = toy.write(tmp_path / "model.onnx")
+    asked = [] if batch_size is None else ["--batch-size", str(batch_size)]
+    assert main(bench(model, tiny, tmp_path, *asked, "--json")) == code
+    told = document(capsys)
+    assert (tmp_path / "results").exists() == (code == 0)
+    if code:
+        assert f"--batch-size {batch_size}: {model} runs 3 images at a time" in told["error"]
+        assert told["error"].endswith("leave it out")
+    else:
+        (made,) = told["records"]
+        assert made["case"]["batch_size"] == 3
+        assert made["device"]["options"]["batches"] == "3 (a rest is filled up with its last row)"
+
+
+@pytest.mark.parametrize(("operator", "constant"), [("Sub", True), ("Add", False)])
+def test_scores_that_are_all_the_same_get_a_word(
+    operator: str, constant: Any, tiny: Tiny, tmp_path: Path, capsys: Capture
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    nodes = [*DEVIATION[:2], node(operator, "signed signed", "anomaly_map"), *LARGEST]
+    model = Toy(nodes=nodes, metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx")
+    assert main(bench(model, tiny, tmp_path)) == 0
+    word = "onnxruntime-cpu widget: all 8 scores are 0: nothing is told apart"
+    assert (word in capsys.readouterr().out) == constant
 
 
 @pytest.mark.parametrize("more", [("--manifest", "m.json"), ("--set", "range=unit")])

@@ -85,6 +85,38 @@ def test_external_data_is_found_wherever_it_lies(where: str, tmp_path: Path) -> 
         foreign.read_graph(path)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_external_data_is_as_long_as_the_tensor_that_ends_last(order: int, tmp_path: Path) -> None:
+    path = Toy(external="w.bin", constants={"more": np.ones(2, np.float32)}).write(tmp_path / "model.onnx")
+    model = onnx.load(str(path), load_external_data=False)
+    tensors = list(model.graph.initializer)[::order]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(tensors)
+    path.write_bytes(model.SerializeToString())
+    assert foreign.read_graph(path).files["w.bin"] == storage.sha256_of_file(tmp_path / "w.bin")
+    (tmp_path / "w.bin").write_bytes(bytes(9))
+    with pytest.raises(ArtifactError, match=r"wants 12 bytes of it, it has 9"):
+        foreign.read_graph(path)
+
+
+@pytest.mark.parametrize("where", ["at the top", "inside a branch", "in a function"])
+def test_a_custom_operator_is_refused_wherever_it_is(where: str, tmp_path: Path) -> None:
+    path = Toy(domains=["far"]).write(tmp_path / "model.onnx")
+    model = onnx.load(str(path))
+    custom = helper.make_node("Magic", ["x"], ["y"], domain="far")
+    if where == "inside a branch":
+        branch = helper.make_graph([custom], "b", [], [])
+        custom = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    if where == "in a function":
+        opsets = [helper.make_opsetid("", 13), helper.make_opsetid("far", 1)]
+        model.functions.append(helper.make_function("own", "f", ["x"], ["y"], [custom], opsets))
+    else:
+        model.graph.node.append(custom)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match=r"needs custom operators \(far\.Magic\)"):
+        foreign.read_graph(path)
+
+
 def test_a_file_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
     data = as_anomalib().write(tmp_path / "whole.onnx").read_bytes()
     for end in range(len(data)):  # it ends with the opset: nothing that may be left out follows

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
 
-from harness import foreign
+from harness import artifact, foreign
+from harness.artifact import TensorSpec
 from harness.errors import ArtifactError, UsageError
 from harness.foreign import check
 from harness.foreign.description import Description
-from harness.preprocess import Colour, Crop, Decode, Layout, Normalise, Resize, Scale
+from harness.foreign.recognise import draft
+from harness.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Colour,
+    Crop,
+    Decode,
+    Layout,
+    Normalise,
+    Resize,
+    Scale,
+)
+from harness.types import AnyArray
 from tests.harness.foreign.models import (
+    BOOL,
     DEVIATION,
     FLOAT,
     LARGEST,
@@ -45,6 +61,58 @@ def test_anomalib_of_a_free_size_is_fed_what_its_graph_resizes_to(tmp_path: Path
     assert recognised(as_anomalib(resizes_to=24), tmp_path).size == (24, 24)
 
 
+def test_the_size_that_the_graph_resizes_to_is_height_and_width(tmp_path: Path) -> None:
+    toy = as_anomalib(resizes_to=32)
+    constants = {**toy.constants, "target": np.array([24, 40], np.int64)}
+    assert recognised(dataclasses.replace(toy, constants=constants), tmp_path).size == (24, 40)
+
+
+def first_nodes(*nodes: Any, **changes: Any) -> Toy:
+    """An export of anomalib whose picture goes through `nodes`, from `input` to `normal`, before anything else."""
+    toy = as_anomalib(normalises=False)
+    rest = [node("ReduceMean", "normal", "grey", axes=[1], keepdims=1), *toy.nodes[1:]]
+    return dataclasses.replace(toy, nodes=[*nodes, *rest], **changes)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Sub", "input mean", "normal")],
+        [node("Div", "input std", "normal")],
+        [
+            node("Sub", "input mean", "shifted"),
+            node("Div", "shifted std", "aside"),
+            node("Mul", "shifted shifted", "normal"),
+        ],
+        [
+            node("Sub", "input mean", "a"),
+            node("Div", "input std", "b"),
+            node("Add", "a b", "normal"),
+        ],
+    ],
+)
+def test_what_is_no_normalisation_of_the_picture_leaves_the_range_open(
+    nodes: list[Any], tmp_path: Path
+) -> None:
+    assert recognised(first_nodes(*nodes), tmp_path).range is None
+
+
+def test_only_both_outputs_of_anomalib_tell_the_range(tmp_path: Path) -> None:
+    toy = as_anomalib()
+    score = dataclasses.replace(toy, outputs=[toy.outputs[0]])
+    assert recognised(score, tmp_path).range is None
+
+
+def test_bytes_that_the_graph_normalises_have_no_range(tmp_path: Path) -> None:
+    cast, *rest = node("Cast", "input", "float", to=FLOAT), node("Sub", "float mean", "shifted")
+    toy = first_nodes(
+        cast, *rest, node("Div", "shifted std", "normal"), inputs=[("input", UINT8, PICTURE[2])]
+    )
+    graph = foreign.read_graph(toy.write(tmp_path / "model.onnx"))
+    assert foreign.recognise(graph).range is None
+    check.require(graph, foreign.recognise(graph))
+
+
 def test_anomalib_without_its_pre_processor_leaves_the_range_open(tmp_path: Path) -> None:
     found = recognised(as_anomalib(normalises=False), tmp_path)
     assert found.range is None
@@ -64,10 +132,95 @@ def test_a_comparison_of_something_else_is_no_threshold(tmp_path: Path) -> None:
     assert recognised(toy, tmp_path).pixel_threshold is None
 
 
+HALF = np.array(0.5, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "half"),
+    [
+        ([node("Less", "pred_score half", "label")], HALF),
+        ([node("Greater", "half pred_score", "label")], HALF),
+        ([node("Greater", "pred_score half", "inside"), node("Not", "inside", "label")], HALF),
+        ([node("Greater", "pred_score half", "label")], np.array([0.5, 0.8], np.float32)),
+        ([node("Greater", "pred_score half", "label"), node("Greater", "pred_score level", "severe")], HALF),
+    ],
+)
+def test_what_decides_otherwise_or_twice_is_no_threshold(
+    nodes: list[Any], half: AnyArray, tmp_path: Path
+) -> None:
+    outputs = [MAP, ("pred_score", FLOAT, ["n"]), ("label", BOOL, ["n"])]
+    outputs += [("severe", BOOL, ["n"])] if len(nodes) > 1 and nodes[1].op_type == "Greater" else []
+    toy = Toy(nodes=[*DEVIATION, *LARGEST, *nodes], outputs=outputs, constants={"half": half})
+    assert recognised(toy, tmp_path).image_threshold is None
+
+
+def deciding(first: float, second: float, tmp_path: Path) -> Description:
+    nodes = [node("Greater", "pred_score a", "label"), node("Greater", "pred_score b", "severe")]
+    outputs = [MAP, ("pred_score", FLOAT, ["n"]), ("label", BOOL, ["n"]), ("severe", BOOL, ["n"])]
+    constants = {"a": np.array(first, np.float32), "b": np.array(second, np.float32)}
+    return recognised(
+        Toy(nodes=[*DEVIATION, *LARGEST, *nodes], outputs=outputs, constants=constants), tmp_path
+    )
+
+
+def test_two_decisions_at_the_same_threshold_are_one(tmp_path: Path) -> None:
+    found = deciding(0.25, 0.25, tmp_path)
+    assert (found.image_threshold, found.pixel_threshold) == (0.25, None)
+    assert found.how["image_threshold"] == "the graph's own: its 'label' is pred_score > 0.25"
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "why"),
+    [
+        ((0.5, 0.25), "several: 'label' at 0.5, 'severe' at 0.25; declare one"),
+        ((0.25, np.nan), "several: 'label' at 0.25, 'severe' at nan; declare one"),
+        ((np.inf, np.inf), "the graph's own is no number: 'label' at inf, 'severe' at inf"),
+    ],
+)
+def test_why_a_threshold_of_the_graph_is_not_taken_is_said(
+    thresholds: tuple[float, float], why: str, tmp_path: Path
+) -> None:
+    found = deciding(*thresholds, tmp_path)
+    assert (found.image_threshold, found.how["image_threshold"]) == (None, why)
+    assert "pixel_threshold" not in found.how
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_threshold_that_is_no_number_is_not_taken(number: float, tmp_path: Path) -> None:
+    toy = as_anomalib()
+    constants = {**toy.constants, "half": np.array(number, np.float32)}
+    found = recognised(dataclasses.replace(toy, constants=constants), tmp_path)
+    assert (found.image_threshold, found.pixel_threshold) == (None, None)
+    assert found.how["pixel_threshold"] == f"the graph's own is no number: 'pred_mask' at {number:g}"
+    json.dumps(dict(found.how), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [("heatmap", FLOAT, ["n", 1, 32, 32]), ("anomaly_map", FLOAT, ["n", 1, 32, 32])],
+        [("anomaly_map", BOOL, ["n", 1, 32, 32])],
+        [("a", FLOAT, ["n", 1, 32, 32]), ("b", FLOAT, ["n", 1]), ("c", FLOAT, ["n"]), ("d", FLOAT, ["n", 1])],
+    ],
+)
+def test_outputs_that_may_mean_several_things_are_not_guessed_at(outputs: Any, tmp_path: Path) -> None:
+    found = recognised(Toy(outputs=outputs), tmp_path)
+    assert (found.map, found.score) == (None, None)
+
+
 def test_an_output_that_is_a_map_by_shape_alone_is_said_to_be_so(tmp_path: Path) -> None:
     nodes = [node("ReduceMean", "input", "y", axes=[1], keepdims=1)]
     found = recognised(Toy(nodes=nodes, outputs=[("y", FLOAT, ["n", 1, 32, 32])]), tmp_path)
     assert (found.map, found.how["map"]) == ("y", "its shape alone: one number per pixel")
+
+
+def test_maps_without_an_axis_of_channels_and_scores_are_told_by_their_shapes(tmp_path: Path) -> None:
+    outputs: Any = [("scores", BOOL, ["n"]), ("y", FLOAT, [1]), ("a", FLOAT, ["n", 1, 32, 32])]
+    found = recognised(Toy(outputs=outputs), tmp_path)
+    assert (found.map, found.score) == ("a", "y")
+    graph = foreign.read_graph(Toy(outputs=[("b", FLOAT, ["n", 32, 32])]).write(tmp_path / "b.onnx"))
+    declared = foreign.declare(foreign.recognise(graph), ["range=unit", "map=b"])
+    check.require(graph, declared)
 
 
 def test_two_maps_without_names_are_not_guessed_at(tmp_path: Path) -> None:
@@ -114,6 +267,57 @@ def test_metadata_of_the_file_may_declare(tmp_path: Path) -> None:
     assert found.how["range"] == "the file's metadata"
 
 
+BAD = [
+    ({"range": "rubbish"}, "range=unit", "'harness.range' is 'rubbish': Invalid enum value"),
+    ({"image_threshold": "nan"}, "image_threshold=1", "'harness.image_threshold' is 'nan': Expected `float"),
+    ({"name": "a\x1b[2Jb"}, "name=mine", r"'harness.name' is 'a\\x1b\[2Jb': name"),
+    ({"std": "0"}, "std=1", "'harness.std' is '0': Expected `float` > 0"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "declared", "why"), BAD)
+def test_metadata_that_cannot_be_are_refused_with_file_and_key_unless_declared(
+    metadata: dict[str, str], declared: str, why: str, tmp_path: Path
+) -> None:
+    toy = Toy(metadata={f"harness.{key}": value for key, value in metadata.items()})
+    graph = foreign.read_graph(toy.write(tmp_path / "model.onnx"))
+    with pytest.raises(ArtifactError, match=f"model.onnx: its metadata {why}"):
+        foreign.recognise(graph, ["colour=BGR"])
+    (field,) = metadata
+    assert foreign.recognise(graph, [declared]).how[field] == "declared"
+
+
+@pytest.mark.parametrize(("second", "colour"), [("GREY", None), ("BGR", "BGR")])
+def test_metadata_that_are_there_twice_must_agree(second: str, colour: str | None, tmp_path: Path) -> None:
+    path = Toy(metadata={"harness.colour": second}).write(tmp_path / "model.onnx")
+    path.write_bytes(path.read_bytes() + _entry("harness.colour", "BGR"))
+    graph = foreign.read_graph(path)
+    if colour is None:
+        with pytest.raises(ArtifactError, match=r"'harness.colour' is there twice, and differs"):
+            foreign.recognise(graph)
+    else:
+        assert foreign.recognise(graph).colour == colour
+    assert foreign.recognise(graph, ["colour=RGB"]).colour == "RGB"
+
+
+def _entry(key: str, value: str) -> bytes:
+    """One more of a model's metadata, as its file holds them."""
+    fields = [bytes([number << 3 | 2, len(text)]) + text.encode() for number, text in ((1, key), (2, value))]
+    return bytes([14 << 3 | 2, len(b"".join(fields))]) + b"".join(fields)
+
+
+def test_a_draft_leaves_out_metadata_that_cannot_be_and_says_so(tmp_path: Path) -> None:
+    toy = Toy(metadata={"harness.sise": "3", "harness.range": "percent", "harness.colour": "BGR"})
+    drafted, wrong = draft(foreign.read_graph(toy.write(tmp_path / "model.onnx")))
+    assert (drafted.range, drafted.colour, drafted.how["colour"]) == (None, "BGR", "the file's metadata")
+    assert "range" not in drafted.how
+    assert [item.partition(":")[0] for item in wrong] == [
+        "its metadata 'harness.sise' is '3'",
+        "its metadata 'harness.range' is 'percent'",
+    ]
+    assert "did you mean 'size'?" in wrong[0]
+
+
 def test_declarations_become_the_steps_of_the_host(tmp_path: Path) -> None:
     drafted = recognised(Toy(), tmp_path)
     declared = [
@@ -136,19 +340,30 @@ def test_declarations_become_the_steps_of_the_host(tmp_path: Path) -> None:
     )
 
 
+def test_imagenets_range_is_its_mean_and_deviation(tmp_path: Path) -> None:
+    steps = foreign.declare(recognised(Toy(), tmp_path), ["range=imagenet"]).steps()
+    assert steps[-3:-1] == (Scale(divisor=255.0), Normalise(mean=IMAGENET_MEAN, std=IMAGENET_STD))
+
+
 @pytest.mark.parametrize(
     ("declared", "why"),
     [
+        (["range=unit", "mean=0", "std=0"], r"--set std=0: Expected `float` > 0"),
+        (["range=unit", "mean=0", "std=1,1,-1"], r"--set std=1,1,-1: Expected `float` > 0"),
         (["size"], "--set size: expected NAME=VALUE"),
         (["sise=3"], "unknown declaration 'sise'; did you mean 'size'?"),
         (["size=3", "size=4"], "--set size is given twice"),
-        (["size=wide"], r"\$.size"),
-        (["size=0"], r"\$.size"),
-        (["range=percent"], r"\$.range"),
-        (["mean=1,2"], r"\$.mean"),
-        (["image_threshold=high"], r"\$.image_threshold"),
-        (["image_threshold=nan"], r"\$.image_threshold"),
-        (["range=unit", "mean=inf", "std=1"], r"\$.mean"),
+        (["size=wide"], "--set size=wide: Expected"),
+        (["size=0"], "--set size=0: Expected `int` >= 1"),
+        (["range=percent"], "--set range=percent: .*; one of byte, unit, imagenet$"),
+        (["colour=bgr"], "--set colour=bgr: .*; one of RGB, BGR, GREY$"),
+        (["interpolation=best"], "--set interpolation=best: .*; one of pyramid, .*pil_lanczos$"),
+        (["name=two\nlines"], r"--set 'name=two\\nlines': name .* is not one line of printable characters"),
+        (["name= "], "is not one line of printable characters"),
+        (["mean=1,2"], "--set mean=1,2: Expected `array` of length 3"),
+        (["image_threshold=high"], "--set image_threshold=high: Expected `float"),
+        (["image_threshold=nan"], "--set image_threshold=nan: Expected `float"),
+        (["range=unit", "mean=inf", "std=1"], "--set mean=inf: Expected"),
         (["schema=2"], "unknown declaration"),
         (["model_sha256=0"], "unknown declaration"),
     ],
@@ -165,6 +380,8 @@ def test_a_wrong_declaration_is_refused(declared: list[str], why: str, tmp_path:
         (["range=unit", "std=0.5"], "mean and std go together"),
         (["range=byte", "mean=0", "std=1"], "they need range=unit"),
         (["range=unit", "resize=20", "size=32"], "size 32x32 cannot be cut from resize 20x20"),
+        (["range=unit", "resize=20x40", "size=32"], "size 32x32 cannot be cut from resize 20x40"),
+        (["range=unit", "resize=40x20", "size=32"], "size 32x32 cannot be cut from resize 40x20"),
         (["range=unit", "score=anomaly_map"], "one output cannot be both"),
         (["range=unit", "layout=NHWC"], r"NHWC 'input' float32 \(\?, 3, 32, 32\) has 32 channels"),
     ],
@@ -184,6 +401,27 @@ def test_a_range_for_bytes_is_refused(tmp_path: Path) -> None:
         check.require(graph, foreign.declare(foreign.recognise(graph), ["range=unit"]))
 
 
+@pytest.mark.parametrize("operator", ["Slice", "Pad", "CenterCropPad", "Gather"])
+def test_a_picture_cut_inside_has_a_score_and_no_map_of_the_whole(operator: str, tmp_path: Path) -> None:
+    cut = [node(operator, "input sizes", "cut"), node("ReduceMean", "cut", "grey", axes=[1], keepdims=1)]
+    toy = Toy(nodes=[*cut, *DEVIATION[1:], *LARGEST], opset=18)  # never run
+    score = dataclasses.replace(toy, outputs=[("pred_score", FLOAT, ["n"])])
+    graph = foreign.read_graph(score.write(tmp_path / "score.onnx"))
+    check.require(graph, foreign.declare(foreign.recognise(graph), ["range=unit"]))
+    graph = foreign.read_graph(toy.write(tmp_path / "map.onnx"))
+    with pytest.raises(ArtifactError, match=rf"cuts or pads the picture itself \({operator}\)"):
+        check.require(graph, foreign.declare(foreign.recognise(graph), ["range=unit"]))
+
+
+def test_decisions_of_any_shape_are_neither_map_nor_score(tmp_path: Path) -> None:
+    unknown: Any = ("mask", BOOL, None)  # the file does not even say the rank
+    graph = foreign.read_graph(Toy(outputs=[unknown, MAP]).write(tmp_path / "model.onnx"))
+    drafted = foreign.declare(foreign.recognise(graph), ["range=unit"])
+    for field in ("map", "score"):
+        with pytest.raises(ArtifactError, match=rf"its {field} is 'mask' bool \(\?\), expected float"):
+            check.require(graph, foreign.declare(drafted, [f"{field}=mask"]))
+
+
 def test_a_pixel_threshold_needs_a_map(tmp_path: Path) -> None:
     toy = Toy(outputs=[("pred_score", FLOAT, ["n"])])
     graph = foreign.read_graph(toy.write(tmp_path / "model.onnx"))
@@ -198,7 +436,15 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "why"), [({"sise": 3}, "sise"), ({"schema": 2}, "schema 2"), ({"layout": "HWC"}, "layout")]
+    ("change", "why"),
+    [
+        ({"sise": 3}, "sise"),
+        ({"schema": 2}, "schema 2"),
+        ({"layout": "HWC"}, "layout"),
+        ({"std": [0, 1, 1]}, r"\$.std"),
+        ({"name": "a\nb"}, r"name 'a\\nb' is not one line"),
+        ({"name": ""}, "name '' is not one line"),
+    ],
 )
 def test_a_manifest_is_read_strictly(change: dict[str, object], why: str, tmp_path: Path) -> None:
     foreign.write(tmp_path / "m.json", recognised(Toy(), tmp_path))
@@ -206,6 +452,30 @@ def test_a_manifest_is_read_strictly(change: dict[str, object], why: str, tmp_pa
     (tmp_path / "m.json").write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match=why):
         foreign.read(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(
+    ("shape", "declared", "taken"),
+    [
+        (["n", 3, 32, 48], [], (None, 3, 32, 48)),
+        (["n", 32, 48, 3], [], (None, 32, 48, 3)),
+        (["n", 32, 48, 1], [], (None, 32, 48, 1)),
+        ([4, 1, 32, 48], [], (4, 1, 32, 48)),
+        (["n", "c", "h", "w"], ["layout=NHWC", "size=24x20", "colour=GREY"], (None, 24, 20, 1)),
+    ],
+)
+def test_an_adopted_model_takes_what_was_described_and_claims_no_precision(
+    shape: list[int | str], declared: list[str], taken: tuple[int | None, ...], tmp_path: Path
+) -> None:
+    toy = Toy(
+        inputs=[("input", FLOAT, shape)], outputs=[("pred_score", FLOAT, ["n"]), ("else", FLOAT, ["n", 7])]
+    )
+    graph = foreign.read_graph(toy.write(tmp_path / "model.onnx"))
+    described = foreign.declare(foreign.recognise(graph), ["range=unit", *declared])
+    (variant,) = artifact.read(foreign.adopt(graph, described, "widget", tmp_path / "out")).manifest.variants
+    assert variant.input == TensorSpec(name="input", dtype="float32", shape=taken)
+    assert variant.outputs == (TensorSpec(name="pred_score", dtype="float32", shape=(None,)),)
+    assert variant.precision == "unknown"
 
 
 def test_a_manifest_of_another_model_is_refused(tmp_path: Path) -> None:

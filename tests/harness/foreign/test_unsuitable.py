@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,20 @@ from harness import foreign
 from harness.errors import ArtifactError, HarnessError
 from harness.foreign.description import SETTABLE
 from tests.harness.foreign.conftest import Measure
-from tests.harness.foreign.models import BOOL, DEVIATION, FLOAT, HALF, LARGEST, MAP, PICTURE, SCORE, Toy, node
+from tests.harness.foreign.models import (
+    BOOL,
+    DEVIATION,
+    DOUBLE,
+    FLOAT,
+    HALF,
+    LARGEST,
+    MAP,
+    PICTURE,
+    SCORE,
+    Toy,
+    as_anomalib,
+    node,
+)
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "onnx.md").read_text(encoding="utf-8")
 UNIT = "range=unit"
@@ -81,6 +96,41 @@ REFUSED = {
         why="may be NCHW or NHWC: declare --set layout=",
     ),
     "unknown range": Refused(toy=Toy(), declared=(), why="in no ONNX file: declare --set range=unit"),
+    "normalises 0 … 255 inside": Refused(
+        toy=dataclasses.replace(
+            as_anomalib(),
+            constants={
+                **as_anomalib().constants,
+                **dict.fromkeys(("mean", "std"), np.full(3, 127.5, np.float32)),
+            },
+        ),
+        declared=(),
+        why="in no ONNX file: declare --set range=unit",
+    ),
+    "metadata that cannot be": Refused(
+        toy=Toy(metadata={"harness.range": "rubbish"}),
+        why="model.onnx: its metadata 'harness.range' is 'rubbish': Invalid .*; one of byte, unit, imagenet: declare it",
+    ),
+    "name of several lines": Refused(
+        toy=Toy(metadata={"harness.name": "a\n\x1b[2Jb"}),
+        why=r"'harness.name' is 'a\\n\\x1b\[2Jb': name .* is not one line of printable characters",
+    ),
+    "larger than 16384 pixels a side": Refused(
+        toy=Toy(inputs=[("input", FLOAT, ["n", 3, 32, 16385])]),
+        why="model.onnx: takes pictures of 32x16385: Expected `int` <= 16384",
+    ),
+    "float64 map or score": Refused(
+        toy=Toy(
+            nodes=[
+                *DEVIATION[:2],
+                node("Abs", "signed", "a"),
+                node("Cast", "a", "anomaly_map", to=DOUBLE),
+                *LARGEST,
+            ],
+            outputs=[("anomaly_map", DOUBLE, MAP[2]), ("pred_score", DOUBLE, ["n"])],
+        ),
+        why="its map is 'anomaly_map' float64.*float32 outputs; its score is 'pred_score' float64.*float32 outputs",
+    ),
     "another size declared": Refused(
         toy=Toy(), declared=(UNIT, "size=64"), why=r"'input' float32 \(\?, 3, 32, 32\) does not take 64x64"
     ),
@@ -113,6 +163,19 @@ REFUSED = {
         ),
         why=r"the graph cuts or pads the picture itself \(Slice\)",
     ),
+    "pads inside": Refused(
+        toy=Toy(
+            nodes=[
+                node("Pad", "input pads", "padded"),
+                node("ReduceMean", "padded", "grey", axes=[1], keepdims=1),
+                *DEVIATION[1:],
+                *LARGEST,
+            ],
+            constants={"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)},
+            outputs=[("anomaly_map", FLOAT, ["n", 1, 34, 34]), SCORE],
+        ),
+        why=r"the graph cuts or pads the picture itself \(Pad\)",
+    ),
     "custom operators": Refused(
         toy=Toy(
             nodes=[*DEVIATION, *LARGEST, node("Surprise", "input", "more", domain="acme")], domains=["acme"]
@@ -141,6 +204,46 @@ def test_missing_external_data_is_named(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ArtifactError, match=r"weights.bin: missing; it holds weights of model.onnx"):
         adopt(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_folder_or_device_in_the_place_of_a_file_is_said_to_be_one(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = Toy(external="weights.bin").write(tmp_path / "model.onnx")
+    (tmp_path / "weights.bin").unlink()
+    make(tmp_path / "weights.bin")
+    with pytest.raises(
+        ArtifactError, match=r"weights.bin: a folder or a device, not a file; it holds weights of"
+    ):
+        adopt(path, tmp_path / "out")
+    make(tmp_path / "other.onnx")
+    with pytest.raises(
+        ArtifactError, match=r"other.onnx: a folder or a device, not a file; name an .onnx file"
+    ):
+        adopt(tmp_path / "other.onnx", tmp_path / "out")
+
+
+def test_names_that_a_refusal_quotes_are_printable(tmp_path: Path) -> None:
+    operator = node("Surprise", "input", "more", domain="ac\x1bme")
+    path = Toy(nodes=[*DEVIATION, *LARGEST, operator], domains=["ac\x1bme"]).write(tmp_path / "model.onnx")
+    with pytest.raises(ArtifactError, match=r"custom operators \('ac\\x1bme.Surprise'\)") as error:
+        adopt(path, tmp_path / "out")
+    assert str(error.value).isprintable()
+    path = Toy(external="w\x1b.bin").write(tmp_path / "other.onnx")
+    (tmp_path / "w\x1b.bin").unlink()
+    with pytest.raises(ArtifactError, match=r"w\\x1b.bin': missing") as error:
+        adopt(path, tmp_path / "out")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\tb.onnx", "a\x1b[2J.onnx", " .onnx"])
+def test_a_file_whose_name_no_record_may_hold_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ArtifactError, match="is not one line of printable characters; rename the file"
+    ) as error:
+        adopt(Toy().write(tmp_path / name), tmp_path / "out")
+    assert str(error.value).isprintable()
 
 
 def test_truncated_external_data_is_named(tmp_path: Path) -> None:
@@ -220,6 +323,16 @@ def test_shapes_other_than_the_file_promised_fail_the_case(measure: Measure, tmp
         ArtifactError, match=r"'score_map' has shape \(1, 2, 32, 32\): not one map for each of 1"
     ):
         measure(path, UNIT)
+
+
+def test_one_score_for_a_whole_batch_fails_the_case(measure: Measure, tmp_path: Path) -> None:
+    whole = node("ReduceMax", "anomaly_map", "pred_score", keepdims=0)
+    toy = Toy(nodes=[*DEVIATION, whole], inputs=[("input", FLOAT, [4, 3, 32, 32])])
+    path = toy.write(tmp_path / "model.onnx")
+    with pytest.raises(
+        ArtifactError, match=r"^'pred_score' has shape \(\): not one row for each of the 4 images"
+    ):
+        measure(path, UNIT, batch_size=4)
 
 
 def test_the_document_has_a_row_for_each() -> None:
