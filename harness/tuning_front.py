@@ -17,7 +17,7 @@ from harness.tables.front import dominates
 from harness.tuning import Tuned
 
 _HEADER = (
-    *("", "settings", "backend", "variant", "difference", "flips", "image AUROC", "pixel AUROC", "AUPRO"),
+    *("", "settings", "variant", "difference", "flips", "image AUROC", "pixel AUROC", "AUPRO"),
     *("infer ms", "× float32", "peak MB", "model MB"),
 )
 _ABSENT = "–"
@@ -37,7 +37,8 @@ class Row:
     """One setting on one backend; what is `None` was not measured."""
 
     settings: str
-    backend: str
+    backend: str | None
+    """`None` for a setting that was not made, or not measured by itself."""
     variant: str
     difference: float | None = None
     """Largest difference of an image score from float32's, as a share of the range of float32's scores."""
@@ -74,7 +75,7 @@ def rows(tuned: Tuned) -> tuple[Row, ...]:
             same = trial.same_as and f"the same file as {trial.same_as}"
             note = trial.refused or same or "no backend opened it"
             variant = _ABSENT if trial.refused is not None else trial.variant
-            found.append(Row(settings=trial.settings, backend=_ABSENT, variant=variant, note=note))
+            found.append(Row(settings=trial.settings, backend=None, variant=variant, note=note))
         for backend, of in cases:
             reference = usual.get(backend) or next(iter(usual.values()))
             row = _row(trial.settings, of, reference)
@@ -144,19 +145,20 @@ def document(tuned: Tuned, found: Sequence[Row]) -> dict[str, Any]:
 
 
 def lines(found: Sequence[Row], *, rounds: int, records: Path) -> list[str]:
-    """The rows as a table, and what to make of them."""
+    """The rows as a table for each backend, and what to make of them."""
     from tabulate import tabulate
 
-    table = tabulate(
-        [_cells(row) for row in found],
-        _HEADER,
-        tablefmt="rounded_outline",
-        disable_numparse=True,
-        colalign=(*["left"] * 4, *["right"] * (len(_HEADER) - 4)),
-    )
+    tables: dict[str | None, list[tuple[str, ...]]] = {}
+    for row in found:
+        tables.setdefault(row.backend, []).append(_cells(row))
+    shown: list[str] = []
+    for backend, body in tables.items():
+        align = (*["left"] * 3, *["right"] * (len(_HEADER) - 3))
+        table = tabulate(body, _HEADER, tablefmt="rounded_outline", disable_numparse=True, colalign=align)
+        shown += ["not made, or not measured" if backend is None else backend, *table.splitlines()]
     notes = dict.fromkeys(f"{row.settings}: {row.note}" for row in found if row.note)
     return [
-        *table.splitlines(),
+        *shown,
         *notes,
         *_LEGEND,
         f"infer ms: the median per image in the fastest of {rounds} rounds, each a process of its own; near ratios need a quiet machine",
@@ -168,7 +170,6 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         "★" if row.on_front else "",
         row.settings,
-        row.backend,
         row.variant,
         _shown(row.difference, ".2%"),
         _shown(row.flips, "d"),

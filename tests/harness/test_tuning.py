@@ -102,7 +102,8 @@ def test_the_table_has_milliseconds_and_megabytes(results: Results) -> None:
     lines = tuning_front.lines(tuning_front.rows(tuned(results, records)), rounds=1, records=results.folder)
     (line,) = [line for line in lines if "settings of int8" in line]
     cells = [cell.strip() for cell in line.strip("│").split("│")]
-    assert cells[:6] == ["★", "settings of int8", "cpu", "int8", "20.00%", "1"]
+    assert cells[:5] == ["★", "settings of int8", "int8", "20.00%", "1"]
+    assert "cpu" in lines
     assert cells[-4:] == ["4.0", "0.50", "190", "12.3"]
 
 
