@@ -241,7 +241,7 @@ class Preprocessor:
             return np.ascontiguousarray(frame.transpose(2, 0, 1)) if self._channels_first else frame
         planes = np.empty((frame.shape[2], *frame.shape[:2]), np.float32)
         for channel in range(frame.shape[2]):
-            self._table[channel].take(frame[:, :, channel], out=planes[channel])
+            cv2.LUT(cv2.extractChannel(frame, channel), self._table[channel], dst=planes[channel])
         return planes if self._channels_first else np.ascontiguousarray(planes.transpose(1, 2, 0))
 
     def windows(self, tensor: AnyArray) -> AnyArray:
