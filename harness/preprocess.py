@@ -144,6 +144,8 @@ def _resized(image: AnyArray, step: Resize) -> AnyArray:
     arithmetic, so the result is the same on every processor; no step shrinks by another factor than two, so none
     aliases. Where the image does not shrink it is plain `INTER_LINEAR_EXACT`.
     """
+    if image.shape[:2] == (step.height, step.width):
+        return image
     if step.interpolation.startswith("pil_"):
         return _resized_by_pillow(image, step.width, step.height, step.interpolation)
     if step.interpolation != "pyramid":
@@ -232,7 +234,7 @@ class Preprocessor:
         elif image.ndim == 2:
             image = np.repeat(image[:, :, None], 3, axis=2)
         elif self._order == "RGB":
-            image = image[:, :, ::-1]
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         return np.ascontiguousarray(image, dtype=np.uint8)
 
     def tensor(self, frame: UInt8) -> AnyArray:

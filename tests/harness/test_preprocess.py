@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import msgspec
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from harness.errors import ArtifactError
 from harness.preprocess import (
@@ -197,6 +198,18 @@ def test_any_size_becomes_exactly_the_size_asked_for_and_plain_stays_plain(
     frame = resized(np.full((*source, 3), value, np.uint8), size)
     assert frame.shape == (*size, 3)
     assert (frame == value).all()
+
+
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+def test_a_picture_of_the_size_asked_for_stays_as_it_is(interpolation: Interpolation) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    assert np.array_equal(resized(image, (37, 53), interpolation), image)
+    if interpolation.startswith("pil_"):
+        kernel = Image.Resampling[interpolation.removeprefix("pil_").upper()]
+        assert np.array_equal(Image.fromarray(image).resize((53, 37), kernel), image)
+    elif interpolation != "pyramid":
+        flag = getattr(cv2, f"INTER_{interpolation.upper()}")
+        assert np.array_equal(cv2.resize(image, (53, 37), interpolation=flag), image)
 
 
 def aliased(interpolation: Interpolation) -> float:
