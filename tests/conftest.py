@@ -303,7 +303,10 @@ def _write_artifact(folder: Path, category: Category) -> None:
             image=4.0, pixel=3.0, image_quantile=0.95, pixel_quantile=0.995, held_out_images=1
         ),
         training=Training(
-            dataset="data", fingerprint=datasets.fingerprint(category, "train"), images=len(images), held_out=()
+            dataset="data",
+            fingerprint=datasets.fingerprint(category, "train"),
+            images=len(images),
+            held_out=(),
         ),
         weights=Weights(source="random", sha256=storage.sha256_of_arrays(net), seed=1),
         seed=0,
