@@ -27,8 +27,10 @@ def read_index(path: Path) -> Float32:
     """The rows (M, D) of an `IndexFlatL2`.
 
     Raises:
-        ArtifactError: the file is of another kind, damaged, empty, or holds values that are not finite.
+        ArtifactError: no such file, or one of another kind, damaged, empty, or with values that are not finite.
     """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file: name what faiss.write_index wrote")
     with path.open("rb") as file:
         header = file.read(_HEADER.size)
         count, dimensions = _shape(path, header, os.fstat(file.fileno()).st_size)

@@ -34,7 +34,7 @@ def _add_inputs(commands: Any) -> None:
     inputs.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of the categories")
     add_category(inputs)
     inputs.add_argument("--to", type=path, required=True, metavar="OUT", help="a new or empty folder")
-    inputs.add_argument("--variant", metavar="ID", help="(the first in the manifest)")
+    inputs.add_argument("--variant", metavar="ID", help="(the only one)")
     inputs.add_argument(
         "--batch-size", type=positive, metavar="N", help="images per batch (the variant's, or 1)"
     )
@@ -103,6 +103,8 @@ def _inputs(options: argparse.Namespace) -> int:
     with storage.new_folder(options.to) as folder:
         for item in found:
             known = {variant.id: variant for variant in item.manifest.variants}
+            if options.variant is None and len(known) > 1:
+                raise UsageError(f"{item.path}: name one of its variants with --variant: {', '.join(known)}")
             chosen = options.variant or next(iter(known), "")
             if chosen not in known:
                 raise UsageError(registry.unknown(f"variant of {item.path}", chosen, known))

@@ -105,13 +105,15 @@ def _parity_of(
     records: Sequence[Record], backends: Sequence[str], variants: Sequence[str], out: Path
 ) -> ParityReport | None:
     """Parity of the records just made, with the first of several variants; none without two sides."""
-    from harness import parity
+    from harness import parity, registry
 
     if len(backends) * max(1, len(variants)) < 2 or not records:
         return None
     trained_with = [name for name in backends if name.startswith(("mindspore", "ascend910"))]
     simulated = {item.case.backend for item in records if item.device and item.device.simulated}
-    reference = (trained_with or [name for name in backends if name not in simulated] or backends)[0]
+    real = [name for name in backends if name not in simulated]
+    exact = [name for name in real if name not in registry.LOWER_PRECISION]
+    reference = (trained_with or exact or real or backends)[0]
     if len(variants) > 1:
         reference = f"{reference}:{variants[0]}"
     return parity.parity(out, reference=reference, records=tuple(records))

@@ -31,6 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(asked)
         options.arguments = tuple(asked)
         return int(options.run(options))
+    except SystemExit as end:  # argparse has said what is wrong
+        if end.code == 2 and options.json:
+            print(
+                json.dumps({"error": "the command line cannot be parsed: standard error says what is wrong"})
+            )
+        raise
     except HarnessError as error:
         return _failed(str(error), error.exit_code, options)
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`

@@ -142,7 +142,7 @@ def read(folder: Path) -> Run:
     path = folder / FILE
     if not path.is_file():
         raise NotMeasured(
-            f"{path}: no interleaved benchmarks here; make some with: pytest benchmarks/ --interleaved-processes 5"
+            f"{path}: no interleaved benchmarks here; make some with: pytest --benchmark-only benchmarks/test_ratios.py --interleaved-processes 5"
         )
     run = storage.read_json(path, Run, schema=SCHEMA, error=RecordError, remedy=_REMEDY)
     document = msgspec.to_builtins(run)

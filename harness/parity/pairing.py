@@ -189,7 +189,13 @@ def _gaps(members: Sequence[Record], reference: str) -> list[str]:
     if mine is None:
         return [f"no record of the reference {reference} (there are: {', '.join(sorted(categories))})"]
     if not categories:
-        return [f"only {reference} has records: nothing to compare with; bench another backend"]
+        ids = sorted({item.case.variant for item in members if _side(item, reference) == reference})
+        more = (
+            f", or name one of its variants ({', '.join(ids)}): --reference {reference}:{ids[0]}"
+            if ids[1:]
+            else ""
+        )
+        return [f"only {reference} has records: nothing to compare with; bench another backend{more}"]
     unclear = (_unclear(_candidates(members, reference, other), reference) for other in members)
     return [*dict.fromkeys(gap for gap in unclear if gap is not None)] + [
         f"{having} has records of {', '.join(sorted(lost))} and {lacking} has none"

@@ -37,7 +37,7 @@ class Point:
     accuracy: float | None
     milliseconds: float | None
     """Median time per image."""
-    model_mib: float | None
+    model_mb: float | None
     """Largest over the categories."""
     on_front: bool = False
     left_out: str | None = None
@@ -179,7 +179,7 @@ def _point(
         where=", ".join(places),
         accuracy=sum(of[metric] for of in found) / len(found) if complete else None,
         milliseconds=sum(of["p50"] for of in found) / len(found) if complete else None,
-        model_mib=max(sizes) if sizes else None,
+        model_mb=max(sizes) if sizes else None,
         left_out=left_out,
     )
 
@@ -234,7 +234,7 @@ def _grid(item: Front) -> Grid:
         "device",
         METRICS[item.metric],
         "p50 ms",
-        "model MiB",
+        "model MB",
     )
     rows = tuple(
         (
@@ -246,7 +246,7 @@ def _grid(item: Front) -> Grid:
             point.where,
             ABSENT if point.accuracy is None else f"{point.accuracy:.4f}",
             ABSENT if point.milliseconds is None else f"{point.milliseconds:.1f}",
-            ABSENT if point.model_mib is None else f"{point.model_mib:.1f}",
+            ABSENT if point.model_mb is None else f"{point.model_mb:.1f}",
         )
         for point in item.points
     )
@@ -259,7 +259,7 @@ def _csv(found: Sequence[Front]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     cases = [field.name for field in msgspec.structs.fields(Case) if field.name != "category"]
     shared = ("metric", "stage", "categories", "images")
-    points = ("where", "accuracy", "milliseconds", "model_mib", "on_front", "left_out")
+    points = ("where", "accuracy", "milliseconds", "model_mb", "on_front", "left_out")
     writer.writerow([*shared, *cases, *points])
     for item in found:
         for point in item.points:

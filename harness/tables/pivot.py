@@ -23,13 +23,13 @@ MEASURES = {
     "flips": "flips",
     "p50": "p50 ms",
     "images_per_second": "images/s",
-    "peak_memory": "peak MiB",
-    "model": "model MiB",
+    "peak_memory": "peak MB",
+    "model": "model MB",
 }
 """Rows: the metrics; images that the frozen threshold decides otherwise than in another column; the median time per image;
 peak memory of the worker; size of the model's files."""
 _SETTINGS = ("variant", "batch_size", "threads", "warmup")
-_MIB = 2**20
+_MB = 10**6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,9 +222,9 @@ def values_of(item: Record, stage: str) -> dict[str, float]:
     if item.images_per_second is not None:
         values["images_per_second"] = item.images_per_second
     if item.peak_memory_bytes is not None:
-        values["peak_memory"] = item.peak_memory_bytes / _MIB
+        values["peak_memory"] = item.peak_memory_bytes / _MB
     if item.model_bytes is not None:
-        values["model"] = item.model_bytes / _MIB
+        values["model"] = item.model_bytes / _MB
     return values
 
 

@@ -111,6 +111,11 @@ def test_what_does_not_fit_together_is_refused(
     assert str(flat) in str(caught.value)
 
 
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"none\.index: no such file"):
+        read_index(tmp_path / "none.index")
+
+
 def test_lengths_that_agree_but_exceed_the_file_allocate_nothing(flat: Path) -> None:
     patched(flat, 8, "<q", 2**50)
     with pytest.raises(ArtifactError, match="announced and 185 bytes in all; the file is damaged"):

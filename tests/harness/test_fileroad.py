@@ -461,6 +461,20 @@ def test_an_archive_under_an_arrays_name_is_refused(tmp_path: Path) -> None:
         batches.array_from_bytes(tmp_path / "a.npy", (tmp_path / "a.npz").read_bytes(), ["float32"], (3,))
 
 
+def test_of_several_variants_one_has_to_be_named(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    widget = Path(shutil.copytree(tiny.artifact, tmp_path / "widget"))
+    manifest = artifact.read(widget).manifest
+    other = msgspec.structs.replace(manifest.variants[0], id="onnx-other")
+    artifact.add_variant(widget, other)
+    asked = ["inputs", str(widget), "--data", str(tiny.data), "--to", str(tmp_path / "in")]
+    assert cli.main(asked) == 2
+    assert "name one of its variants with --variant: onnx-fp32, onnx-other" in capsys.readouterr().err
+    assert not (tmp_path / "in").exists()
+    assert cli.main([*asked, "--variant", "onnx-other"]) == 0
+
+
 @pytest.mark.parametrize("label", ["", " ", "bo\nard"])
 def test_a_label_that_no_name_can_hold_is_refused(road: Road, tmp_path: Path, label: str) -> None:
     with pytest.raises(SystemExit, match="2"):

@@ -54,6 +54,15 @@ def test_a_precision_of_another_detector_leaves_no_doubt(results: Results) -> No
     assert pair.reference.variant == "onnx-fp32"
 
 
+def test_variants_of_one_backend_alone_are_compared_where_one_is_named(results: Results) -> None:
+    for variant in ("onnx-fp32", "onnx-int8"):
+        results.add("onnxruntime-cpu", outputs(), case={"variant": variant})
+    (reason,) = parity.parity(results.folder, reference="onnxruntime-cpu").reasons
+    assert (
+        "or name one of its variants (onnx-fp32, onnx-int8): --reference onnxruntime-cpu:onnx-fp32" in reason
+    )
+
+
 def test_a_variant_nobody_benched_is_not_measured_and_the_others_are_listed(results: Results) -> None:
     three(results)
     report = parity.parity(results.folder, reference="onnxruntime-cpu:onnx-fp64")

@@ -17,8 +17,10 @@ import pytest
 
 from exporters.backbones import BACKBONES
 from harness import cli, record, registry
-from harness.cli import export, fit
+from harness.cli import export, fit, outcome
+from harness.record import Device
 from tests.conftest import Tiny, write_image
+from tests.harness.records import Results, outputs
 
 pytestmark = pytest.mark.usefixtures("fakes")
 
@@ -74,6 +76,33 @@ def test_bench_json_is_one_document_with_a_record_per_case(
     assert statuses(first) == {"fake-work": "measured", "fake-chatter": "measured"}
     assert cli.main(arguments) == 0  # from the records of the first
     assert printed(capsys) == first
+
+
+def test_a_line_that_cannot_be_parsed_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["bench", "--json", "--batch-size", "0"])
+    document = json.loads(capsys.readouterr().out)
+    assert "standard error says what is wrong" in document["error"]
+
+
+@pytest.mark.parametrize(
+    ("backends", "reference"),
+    [
+        (("openvino-cpu-default", "onnxruntime-cpu"), "onnxruntime-cpu"),
+        (("ascend310-simulated", "openvino-cpu-default"), "openvino-cpu-default"),
+        (("onnxruntime-cpu", "mindspore-cpu"), "mindspore-cpu"),
+        (("openvino-cpu", "onnxruntime-cpu"), "openvino-cpu"),
+    ],
+)
+def test_what_trained_the_detector_else_what_is_most_exact_is_agreed_with(
+    results: Results, backends: tuple[str, str], reference: str
+) -> None:
+    for name in backends:
+        device = Device(device="any", runtime={}, options={}, simulated="simulated" in name)
+        results.add(name, outputs(), device=device)
+    report = outcome._parity_of(record.read_all(results.folder), backends, (), results.folder)
+    assert report is not None
+    assert report.reference == reference
 
 
 @pytest.mark.parametrize("command", [["parity", "--reference", "fake-work"], ["tables"]])

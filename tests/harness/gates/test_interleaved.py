@@ -97,7 +97,7 @@ def test_a_run_survives_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_absent_or_edited_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotMeasured, match="pytest benchmarks/"):
+    with pytest.raises(NotMeasured, match="pytest --benchmark-only benchmarks/"):
         interleaved.read(tmp_path)
     path = write_run(tmp_path, [timed(1.0)])
     path.write_text(path.read_text().replace('"finished": "later"', '"finished": "now"'))

@@ -205,10 +205,10 @@ def test_what_is_too_near_to_be_seen_is_said_to_decide(results: Results) -> None
 
 
 def test_the_size_of_a_model_is_of_its_largest_category(results: Results) -> None:
-    for category, size in (("bottle", 1 << 20), ("cable", 3 << 20), ("zipper", 2 << 20)):
+    for category, size in (("bottle", 1_000_000), ("cable", 3_000_000), ("zipper", 2_000_000)):
         results.add("one", outputs(), case={"category": category}, **timed(1.0, model_bytes=size))
     (found,) = fronts(results)
-    assert [point.model_mib for point in found.points] == [3.0]
+    assert [point.model_mb for point in found.points] == [3.0]
 
 
 def shown(results: Results, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -19,8 +19,8 @@ def timed(milliseconds: float, **changes: Any) -> dict[str, Any]:
     return {
         "latency_ms": {"total": distribution([milliseconds, milliseconds, 9 * milliseconds])},
         "images_per_second": 1e3 / milliseconds,
-        "peak_memory_bytes": 3 << 20,
-        "model_bytes": 5 << 19,
+        "peak_memory_bytes": 3_000_000,
+        "model_bytes": 2_500_000,
         **changes,
     }
 
