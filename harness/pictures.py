@@ -34,6 +34,8 @@ _INK: Colour = (32, 32, 32)
 _ALARM: Colour = (32, 32, 200)
 _FRAME: Colour = (160, 160, 160)
 _BLANK = np.full((1, 1, 3), 224, np.uint8)
+_WRITTEN = re.compile(r"[A-Za-z0-9-]*_[A-Za-z0-9-]*_(flip|difference)_[A-Za-z0-9-]*_[0-9a-f]{8}\.png")
+"""Names that `_file_name` gives."""
 _NOT_FINITE: Colour = (255, 255, 0)
 """Cyan: in neither colour map."""
 
@@ -72,11 +74,14 @@ def write_report(folder: Path, report: ParityReport, directory: Path) -> tuple[P
     Args:
         folder: Results folder `report` was made from.
         report: Says which images.
-        directory: Made when missing; other files in it stay.
+        directory: Made when missing. Pictures of an earlier report in it go; other files stay.
 
     Raises:
         RecordError: a record or its evidence was altered or removed since `report` was made.
     """
+    for path in directory.glob("*.png"):
+        if _WRITTEN.fullmatch(path.name):
+            path.unlink()
     written = []
     for pair in report.pairs:
         for picture in of_pair(folder, pair):

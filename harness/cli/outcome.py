@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.job import Job
@@ -73,8 +73,10 @@ def conclude(
     variants = tuple(dict.fromkeys(getattr(options, "variant", None) or ()))  # of `bench` alone
     report = _parity_of(records, backends, variants, options.out)
     if options.json:
-        document = {"records": [msgspec.to_builtins(item) for item in records]}
-        print(json.dumps(document | ({"failures": failures} if failures else {}), allow_nan=False))
+        document: dict[str, Any] = {"records": [msgspec.to_builtins(item) for item in records]}
+        document |= {"parity": report.to_json()} if report is not None else {}
+        document |= {"failures": failures} if failures else {}
+        print(json.dumps(document, allow_nan=False))
     elif records:
         presentation.show(records, report, out=options.out)
     for category, reason in failures.items():
@@ -109,10 +111,11 @@ def _parity_of(
 
     if len(backends) * max(1, len(variants)) < 2 or not records:
         return None
-    trained_with = [name for name in backends if name.startswith(("mindspore", "ascend910"))]
-    simulated = {item.case.backend for item in records if item.device and item.device.simulated}
+    of = {name: name.partition("(")[2].rstrip(")") or name for name in backends}  # what a replay plays
+    trained_with = [name for name in backends if of[name].startswith(("mindspore", "ascend910"))]
+    simulated = {item.case.runner for item in records if item.device and item.device.simulated}
     real = [name for name in backends if name not in simulated]
-    exact = [name for name in real if name not in registry.LOWER_PRECISION]
+    exact = [name for name in real if of[name] not in registry.LOWER_PRECISION]
     reference = (trained_with or exact or real or backends)[0]
     if len(variants) > 1:
         reference = f"{reference}:{variants[0]}"

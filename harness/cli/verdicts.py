@@ -31,7 +31,10 @@ def _add_parity(commands: Any) -> None:
     )
     parity.add_argument("--results", type=path, default=Path("results"), metavar="DIR", help="(%(default)s)")
     parity.add_argument(
-        "--report", type=path, metavar="DIR", help="write pictures of flips and largest differences"
+        "--report",
+        type=path,
+        metavar="DIR",
+        help="write pictures of flips and largest differences, in the place of an earlier report's",
     )
     parity.add_argument(
         "--sign", type=path, metavar="FILE", help="write the page to sign, FILE.html or FILE.md"

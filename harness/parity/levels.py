@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from harness.parity.profiles import FLOAT32
 from harness.parity.report import LARGEST, Difference, Flip, LevelReport
 from harness.parity.sides import (
     Float64,
@@ -128,11 +129,14 @@ def _within_range(name: str, sides: Sides, apart: Float64, mean: float) -> Level
 
 
 def flips(sides: Sides) -> tuple[Flip, ...]:
-    """Images decided differently; tolerated where the reference's score is within tolerance of the threshold."""
+    """Images decided differently; tolerated where the reference's score is within float32's tolerance of the threshold.
+
+    So near, no precision decides; further off a looser profile would let missed defects pass.
+    """
     threshold, decided = sides.records[0].thresholds.image, flipped(*sides.records)
     if not sides.scores_are_finite or threshold is None or decided is None:
         return ()
-    near = sides.tolerances.score * (sides.good_range or 0.0)
+    near = FLOAT32.score * (sides.good_range or 0.0)
     return tuple(
         Flip(
             image=one.name,
@@ -157,7 +161,7 @@ def decision_level(sides: Sides, flipped: Sequence[Flip]) -> LevelReport:
     if threshold is None:
         why = "no threshold is known: the model came without one and none was declared (docs/onnx.md)"
         return LevelReport(name="decisions", verdict="not measured", messages=(why,))
-    asked, good_range = sides.tolerances.score, sides.good_range
+    asked, good_range = FLOAT32.score, sides.good_range
     margin = max((flip.margin for flip in flipped), default=0.0)
     return LevelReport(
         name="decisions",

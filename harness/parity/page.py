@@ -132,7 +132,7 @@ def _pair_blocks(folder: Path, pair: PairReport, both: tuple[Record, Record]) ->
         yield Text(f"Not compared: {pair.reason}.")
     if pair.notes:
         yield Items(pair.notes)
-    yield Table(("", "both sides"), _common_rows(pair, both[0]))
+    yield Table(("", "both sides"), _common_rows(pair, both))
     sides = [_side_rows(folder / name, item) for name, item in zip(pair.record_files, both, strict=True)]
     rows = [(what, sides[0][what], sides[1][what]) for what in sides[0]]
     names = side_names(pair.reference, pair.other)
@@ -156,20 +156,29 @@ def _pair_blocks(folder: Path, pair: PairReport, both: tuple[Record, Record]) ->
         yield _metric_table(pair)
 
 
-def _common_rows(pair: PairReport, reference: Record) -> list[tuple[str, str]]:
-    case, data, thresholds = reference.case, reference.data, reference.thresholds
+def _common_rows(pair: PairReport, both: tuple[Record, Record]) -> list[tuple[str, str]]:
+    """What both sides should have in common; where they have not, what either has."""
+    reference, other = map(_shared, both)
     rows = [
-        ("detector", f"{case.detector} {case.backbone}, detector_sha256 {reference.detector_sha256}"),
-        ("weights", f"{reference.weights.source}, {reference.weights.sha256}"),
-        ("data set", f"{case.dataset}, {case.category}{f', suite {case.suite}' if case.suite else ''}"),
-        ("thresholds", f"image {_threshold(thresholds.image)}, pixel {_threshold(thresholds.pixel)}"),
+        (what, mine if mine == other[what] else f"reference: {mine}; other: {other[what]}")
+        for what, mine in reference.items()
     ]
-    if data is not None:
-        images = f"{data.good} good, {data.defective} defective, fingerprint {data.fingerprint}"
-        rows.append(("test images", images))
-        masks = f"grey values above {case.mask_threshold}, {case.mask_resize}; the crop cuts {data.masks_cut}, empties {data.masks_emptied}"
-        rows.append(("ground truth", masks))
     return [*rows, ("compared", f"{pair.good + pair.defective} images")]
+
+
+def _shared(item: Record) -> dict[str, str]:
+    case, data, thresholds = item.case, item.data, item.thresholds
+    return {
+        "detector": f"{case.detector} {case.backbone}, detector_sha256 {item.detector_sha256}",
+        "weights": f"{item.weights.source}, {item.weights.sha256}",
+        "data set": f"{case.dataset}, {case.category}{f', suite {case.suite}' if case.suite else ''}",
+        "thresholds": f"image {_threshold(thresholds.image)}, pixel {_threshold(thresholds.pixel)}",
+        "test images": "unknown"
+        if data is None
+        else f"{data.good} good, {data.defective} defective, fingerprint {data.fingerprint}",
+        "ground truth": f"grey values above {case.mask_threshold}, {case.mask_resize}"
+        + ("" if data is None else f"; the crop cuts {data.masks_cut}, empties {data.masks_emptied}"),
+    }
 
 
 def _threshold(value: float | None) -> str:

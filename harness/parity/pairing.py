@@ -182,14 +182,18 @@ def _side(item: Record, reference: str) -> str:
 
 def _gaps(members: Sequence[Record], reference: str) -> list[str]:
     """What has no counterpart among the records of one detector on one data set."""
-    categories: dict[str, set[str]] = {}
+    sides: dict[str, list[Record]] = {}
     for item in members:
-        categories.setdefault(_side(item, reference), set()).add(item.case.category)
-    mine = categories.pop(reference, None)
-    if mine is None:
-        return [f"no record of the reference {reference} (there are: {', '.join(sorted(categories))})"]
-    if not categories:
-        ids = sorted({item.case.variant for item in members if _side(item, reference) == reference})
+        mine = _side(item, reference) == reference
+        several = len({of.case.variant for of in members if of.case.runner == item.case.runner}) > 1
+        name = f"{item.case.runner}:{item.case.variant}" if several else _side(item, reference)
+        sides.setdefault(reference if mine else name, []).append(item)
+    ours = sides.pop(reference, None)
+    if ours is None:
+        names = sorted({_side(item, reference) for item in members})
+        return [f"no record of the reference {reference} (there are: {', '.join(names)})"]
+    if not sides:
+        ids = sorted({item.case.variant for item in ours})
         more = (
             f", or name one of its variants ({', '.join(ids)}): --reference {reference}:{ids[0]}"
             if ids[1:]
@@ -197,15 +201,40 @@ def _gaps(members: Sequence[Record], reference: str) -> list[str]:
         )
         return [f"only {reference} has records: nothing to compare with; bench another backend{more}"]
     unclear = (_unclear(_candidates(members, reference, other), reference) for other in members)
-    return [*dict.fromkeys(gap for gap in unclear if gap is not None)] + [
+    found = [gap for gap in unclear if gap is not None]
+    for name, theirs in sorted(sides.items()):
+        found += _lost(reference, ours, name, theirs) + _outdated(reference, ours, name, theirs)
+    return [*dict.fromkeys(found)]
+
+
+def _lost(reference: str, ours: Sequence[Record], name: str, theirs: Sequence[Record]) -> list[str]:
+    """Categories that only one of two sides has."""
+    mine, other = ({item.case.category for item in records} for records in (ours, theirs))
+    return [
         f"{having} has records of {', '.join(sorted(lost))} and {lacking} has none"
-        for backend, theirs in sorted(categories.items())
-        for having, lacking, lost in (
-            (reference, backend, mine - theirs),
-            (backend, reference, theirs - mine),
-        )
+        for having, lacking, lost in ((reference, name, mine - other), (name, reference, other - mine))
         if lost
     ]
+
+
+def _outdated(reference: str, ours: Sequence[Record], name: str, theirs: Sequence[Record]) -> list[str]:
+    """Categories whose newest record of the reference has no counterpart: agreement with an older detector says nothing of it."""
+    newest = {item.case.category: item for item in sorted(ours, key=lambda item: item.finished)}
+    return [
+        f"{reference}'s newest record of {category} is of detector {last.detector_sha256[:12]}"
+        f"{f', test images {last.data.fingerprint[:12]}' if last.data else ''}, and {name} has none of that: bench it too"
+        for category, last in newest.items()
+        if category in {item.case.category for item in theirs}
+        and not any(_is_counterpart(item, last) for item in theirs if item.case.category == category)
+    ]
+
+
+def _is_counterpart(item: Record, last: Record) -> bool:
+    """Whether a record is of the same detector and, as far as both say, test images."""
+    unknown = last.data is None or item.data is None
+    return item.detector_sha256 == last.detector_sha256 and (
+        unknown or _why_images_differ(last, item) is None
+    )
 
 
 def _candidates(members: Sequence[Record], reference: str, other: Record) -> list[Record]:
@@ -253,7 +282,7 @@ def _truth(case: Case) -> tuple[int, str]:
 
 
 def _superseded(pair: PairReport, everything: Sequence[Record], found: Sequence[Record]) -> tuple[str, ...]:
-    """Older records of the pair's cases and detector that another model file gave, and that are not compared."""
+    """Older records of the pair's cases and detector that another model, or other outputs, gave, and that are not compared."""
     return tuple(
         f"an older record of {item.case.runner} ({item.finished[:16]}Z, model {item.model_sha256[:12]}) is superseded, "
         f"not compared"
@@ -261,7 +290,7 @@ def _superseded(pair: PairReport, everything: Sequence[Record], found: Sequence[
         if item not in found
         and item.case in (pair.reference, pair.other)
         and item.detector_sha256 == pair.detector_sha256
-        and item.model_sha256 not in [kept.model_sha256 for kept in found if kept.case == item.case]
+        and item.inputs_sha256 not in [kept.inputs_sha256 for kept in found if kept.case == item.case]
     )
 
 
@@ -290,8 +319,9 @@ def _refusal(reference: Record, other: Record) -> str | None:
     ]
     if unmeasured:
         return "; ".join(unmeasured)
-    if reference.inputs_sha256 == other.inputs_sha256:
-        return f"a record would be compared with itself (inputs_sha256 {other.inputs_sha256[:12]})"
+    dependent = _why_one_side_alone(reference, other)
+    if dependent is not None:
+        return dependent
     digests = " and ".join(item.detector_sha256[:12] for item in both)
     if reference.detector_sha256 != other.detector_sha256:
         return f"different detectors (detector_sha256 {digests}): bench both backends on one artifact"
@@ -305,6 +335,17 @@ def _refusal(reference: Record, other: Record) -> str | None:
                 f"different ground truth ({name} {rules[0]} and {rules[1]}): bench both with one --{option}"
             )
     return _why_images_differ(reference, other)
+
+
+def _why_one_side_alone(reference: Record, other: Record) -> str | None:
+    if reference.inputs_sha256 == other.inputs_sha256:
+        return f"a record would be compared with itself (inputs_sha256 {other.inputs_sha256[:12]})"
+    for one, two in ((reference, other), (other, reference)):
+        if two.source is not None and two.source.record_sha256 and two.source.made_by == one.case.runner:
+            return (
+                f"{two.case.runner} plays the outputs of {one.case.runner}: no network ran on the other side"
+            )
+    return None
 
 
 def _why_images_differ(reference: Record, other: Record) -> str | None:

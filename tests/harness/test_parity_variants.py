@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 
 from harness import parity
 from harness.parity import text
 from harness.parity.profiles import profile_of
-from tests.harness.records import Results, outputs
+from harness.record import Data, Source
+from tests.harness.records import Results, images, outputs
 
 
 def three(results: Results) -> None:
@@ -61,6 +66,72 @@ def test_variants_of_one_backend_alone_are_compared_where_one_is_named(results: 
     assert (
         "or name one of its variants (onnx-fp32, onnx-int8): --reference onnxruntime-cpu:onnx-fp32" in reason
     )
+
+
+def test_a_variant_that_lacks_a_category_is_noticed_beside_another_that_has_it(results: Results) -> None:
+    for category in ("bottle", "cable"):
+        for backend in ("reference", "board"):
+            results.add(backend, outputs(), case={"category": category})
+    results.add("board", outputs(), case={"variant": "om-fp16"})
+    report = parity.parity(results.folder, reference="reference")
+    assert report.verdict == "not measured"
+    assert "reference has records of cable and board:om-fp16 has none" in report.reasons[0]
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"detector_sha256": "another"},
+        {"detector_sha256": "another", "status": "failed", "reason": "why", "data": None},
+        {
+            "data": Data(fingerprint="other images", good=4, defective=4, masks_cut=0, masks_emptied=0),
+            "images": tuple(msgspec.structs.replace(image, stages={}) for image in images(outputs())),
+        },
+    ],
+)
+def test_agreement_with_an_older_detector_is_not_agreement_with_the_newest(
+    results: Results, newer: dict[str, Any]
+) -> None:
+    results.add("reference", outputs(), finished="2025-01-01T00:00:00+00:00")
+    results.add("board", outputs(), finished="2025-01-02T00:00:00+00:00")
+    assert parity.parity(results.folder, reference="reference").verdict == "passed"
+    # Another digest of inputs, as another detector or other data give it.
+    results.add("reference", outputs(), finished="2025-01-03T00:00:00+00:00", model_sha256="new", **newer)
+    report = parity.parity(results.folder, reference="reference")
+    assert [pair.verdict for pair in report.pairs] == ["passed"]
+    assert report.verdict == "not measured"
+    assert "reference's newest record of bottle is of detector" in report.reasons[0]
+    assert report.reasons[0].endswith("and board has none of that: bench it too")
+
+
+def test_a_replay_of_one_side_is_no_other_side(results: Results) -> None:
+    results.add("board", outputs())
+    source = Source(record_sha256="1" * 64, made_by="board")
+    results.add("replay", outputs(), case={"source": "board"}, source=source)
+    for reference in ("board", "replay (board)"):
+        report = parity.parity(results.folder, reference=reference)
+        assert report.verdict == "not measured"
+        assert str(report.pairs[0].reason).endswith(
+            "plays the outputs of board: no network ran on the other side"
+        )
+    results.add("reference", outputs())
+    assert parity.parity(results.folder, reference="reference").verdict == "passed"
+
+
+@pytest.mark.parametrize("variant", ["onnx-fp32", "onnx-fp16", "onnx-int8"])
+@pytest.mark.parametrize(("above", "verdict"), [(0.0009, "passed"), (0.0011, "failed")])
+def test_no_precision_excuses_a_flip_further_off_than_float32s_tolerance(
+    results: Results, variant: str, above: float, verdict: str
+) -> None:
+    given = outputs()  # of a range of 1, threshold 2.5
+    given.scores[4] = 2.5 + above
+    moved = dataclasses.replace(given, scores=given.scores.copy())
+    moved.scores[4] = 2.4999
+    results.add("reference", given)
+    results.add("board", moved, case={"variant": variant})
+    (pair,) = parity.parity(results.folder, reference="reference").pairs
+    (decisions,) = [level for level in pair.levels if level.name == "decisions"]
+    assert (decisions.verdict, decisions.numbers["flips"]) == (verdict, 1)
 
 
 def test_a_variant_nobody_benched_is_not_measured_and_the_others_are_listed(results: Results) -> None:

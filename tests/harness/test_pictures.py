@@ -61,6 +61,17 @@ def test_writing_again_writes_the_same_files(results: Results) -> None:
     assert len(first) == 5
 
 
+def test_pictures_of_an_earlier_report_go_and_other_files_stay(results: Results) -> None:
+    given = outputs()
+    first = write(results, given, changed(given, {4: 2.4, 7: 4.5}, {}))
+    mine = [results.folder / "pictures" / name for name in ("bottle_other_flip.png", "notes_flip.txt")]
+    for path in mine:
+        path.write_bytes(b"mine")
+    again = write(results, given, given)  # nothing flips any more, and other images come first
+    assert {only(first, "flip"), only(first, "difference_test-crack-007")}.isdisjoint(again)
+    assert {*again, *mine} == set((results.folder / "pictures").iterdir())
+
+
 def test_pictures_have_the_stated_size(results: Results) -> None:
     for path in write(results, outputs(), outputs()):
         drawn = cv2.imread(str(path))

@@ -45,6 +45,15 @@ def statuses(document: Any) -> dict[str, str]:
     return {item["case"]["backend"]: item["status"] for item in document["records"]}
 
 
+def test_all_categories_and_one_by_name_are_wrong_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["data", "synth", str(tmp_path / "data"), "--category", "all", "--category"]
+    assert cli.main([*asked, "typo"]) == 2
+    assert "--category all typo: `all` stands alone" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["bench", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     heavy = ("numpy", "cv2", "msgspec", "mindspore", "onnxruntime", "rich")
@@ -72,7 +81,8 @@ def test_bench_json_is_one_document_with_a_record_per_case(
     arguments = bench(tiny, tmp_path / "out", "fake-work", "fake-chatter", more=("--json",))
     assert cli.main(arguments) == 0
     first = printed(capsys)
-    assert set(first) == {"records"}
+    assert set(first) == {"records", "parity"}
+    assert first["parity"]["verdict"] == "passed"
     assert statuses(first) == {"fake-work": "measured", "fake-chatter": "measured"}
     assert cli.main(arguments) == 0  # from the records of the first
     assert printed(capsys) == first
@@ -92,6 +102,7 @@ def test_a_line_that_cannot_be_parsed_is_a_document_too(capsys: pytest.CaptureFi
         (("ascend310-simulated", "openvino-cpu-default"), "openvino-cpu-default"),
         (("onnxruntime-cpu", "mindspore-cpu"), "mindspore-cpu"),
         (("openvino-cpu", "onnxruntime-cpu"), "openvino-cpu"),
+        (("replay (ascend310-simulated)", "replay (mindspore-cpu)"), "replay (mindspore-cpu)"),
     ],
 )
 def test_what_trained_the_detector_else_what_is_most_exact_is_agreed_with(
@@ -99,7 +110,8 @@ def test_what_trained_the_detector_else_what_is_most_exact_is_agreed_with(
 ) -> None:
     for name in backends:
         device = Device(device="any", runtime={}, options={}, simulated="simulated" in name)
-        results.add(name, outputs(), device=device)
+        backend, _, source = name.removesuffix(")").partition(" (")
+        results.add(backend, outputs(), device=device, case={"source": source or None})
     report = outcome._parity_of(record.read_all(results.folder), backends, (), results.folder)
     assert report is not None
     assert report.reference == reference
