@@ -18,6 +18,7 @@ import numpy as np
 
 from harness import (
     batches,
+    datasets,
     feeds,
     host,
     metrics,
@@ -30,7 +31,7 @@ from harness import (
     truth,
 )
 from harness.artifact import HeadSpec, Manifest
-from harness.errors import HarnessError, RecordError
+from harness.errors import DatasetError, HarnessError, RecordError
 from harness.job import GRAPH, Job
 from harness.outputs import Reader
 from harness.preprocess import Preprocessor
@@ -97,6 +98,10 @@ def run(
                 ground.require_fit(batch, [image.size for image in fed if image.size])
             advance(len(batch))
     session.close()
+    if job.replayed is None and datasets.fingerprint(job.category, "test") != job.fingerprint:
+        raise DatasetError(
+            f"{job.category.root}: test images or masks were changed while they were measured: bench again"
+        )
     maps = np.stack(collected.maps)
     labels = np.array([sample.label for sample in samples])
     defective = labels == 1

@@ -35,6 +35,10 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     git_dirty: bool | None
 
 
+MACHINE = ("name", "machine", "processor", "cores", "memory_bytes")
+"""What makes two hosts one: system, Python and harness may have been updated."""
+
+
 def usable_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

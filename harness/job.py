@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import importlib.metadata
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from harness import __version__, record, storage
+from harness import __version__, host, record, storage
 from harness.artifact import Artifact, Variant
 from harness.errors import ArtifactError, RecordError
 from harness.heads.graph import HEAD
@@ -71,8 +75,9 @@ class Job:
     def finished(self) -> Record | None:
         """The record of an earlier run of the same inputs, if it was measured, with its outputs where they are to be kept.
 
-        None either where the record, its evidence or a file of the artifact is not what it was: the case then runs again,
-        and says what is wrong if that is so still.
+        None either where the record, its evidence or a file of the artifact is not what it was, where a later run of the case
+        gave another record (of another model, or a failure), and where another machine or version of the runtime made it: the
+        case then runs again, and says what is wrong if that is so still.
         """
         path = self.out / record.file_name(self.case, self.inputs_sha256)
         if not path.is_file():  # other outcomes have other file names
@@ -84,7 +89,23 @@ class Job:
         except (ArtifactError, RecordError):
             return None
         kept = found.outputs is not None and (self.out / found.outputs.file).is_file()
-        return found if arrays is not None and (kept or not self.save_outputs) else None
+        whole = arrays is not None and (kept or not self.save_outputs)
+        return found if whole and self._is_newest(found) and _was_made_here(found) else None
+
+    def _is_newest(self, found: Record) -> bool:
+        """Whether `found` is the record of its case that tables and verdicts rest on."""
+        return found in record.latest(self.earlier())
+
+    def earlier(self) -> tuple[Record, ...]:
+        """Records of this case, and of some others, that are in the results folder and can be read."""
+        name = record.file_name(self.case, self.inputs_sha256)
+        of_case = []
+        for path in self.out.glob(
+            glob.escape(name.removesuffix(f"{self.inputs_sha256[:12]}.json")) + "*.json"
+        ):
+            with contextlib.suppress(RecordError):
+                of_case.append(record.read(path))
+        return tuple(of_case)
 
     def _require_files(self) -> None:
         """Raise `ArtifactError` unless the artifact holds what the case needs."""
@@ -92,3 +113,16 @@ class Job:
             self.artifact.model_file(self.variant)
         if self.head != GRAPH:
             self.artifact.state()
+
+
+def _was_made_here(found: Record) -> bool:
+    """Whether this machine made a record, with the versions of the runtime's packages that are installed."""
+    here = host.describe()
+    if any(getattr(found.host, name) != getattr(here, name) for name in host.MACHINE):
+        return False
+    packages = importlib.metadata.packages_distributions()
+    return all(
+        re.match(rf"{re.escape(importlib.metadata.version(distribution))}(\W|$)", version)
+        for module, version in (found.device.runtime if found.device else {}).items()
+        for distribution in packages.get(module, ())
+    )

@@ -130,10 +130,11 @@ def planned(jobs: Sequence[Job], out: Path, *, force: bool) -> Plan:
     """What of `jobs` is left to measure.
 
     Raises:
-        UsageError: two jobs are one case, or nothing can be written into `out`.
+        UsageError: two jobs are one case, nothing can be written into `out`, or the clock is behind.
     """
     _require_distinct(jobs)
     storage.require_writable(out)
+    _require_clock(jobs)
     finished = [] if force else [job.finished() for job in jobs]
     kept = tuple(item for item in finished if item is not None)
     done = {item.inputs_sha256 for item in kept}
@@ -175,6 +176,23 @@ def _require_distinct(jobs: Sequence[Job]) -> None:
                 "bench them into different --out folders"
             )
         seen[job.case] = job.artifact.path
+
+
+def _require_clock(jobs: Sequence[Job]) -> None:
+    """Raise `UsageError` where a record made now would count as older than what came before it."""
+    now = bench.now()
+    for job in jobs:
+        before = {
+            f"{job.artifact.path} was fitted": str(job.artifact.manifest.fit_report.get("finished", ""))
+        }
+        before |= {
+            f"{item.case.runner} {item.case.category} was measured": item.finished for item in job.earlier()
+        }
+        for what, when in before.items():
+            if when[:19] > now[:19]:  # both UTC, to the second
+                raise UsageError(
+                    f"this machine's clock says {now[:19]}Z, and {what} at {when[:19]}Z: set the clock, since the newest record counts"
+                )
 
 
 def run(plan: Plan, *, timeout: float, report: Callable[[Record], None]) -> tuple[Record, ...]:

@@ -9,19 +9,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from harness import metrics, record
+from harness import host, metrics, record
 from harness.errors import HarnessError, NotMeasured, RecordError
 from harness.gates.rules import Find
 from harness.host import Host
 from harness.metrics import Metrics
 from harness.record import EvidenceArrays, Record
 
-NAMED = ("detector", "backbone", "dataset", "backend", "variant", "suite", "source")
-"""Fields of a case that must be what the rule says; `suite` and `source` are absent where it says nothing."""
+NAMED = (
+    *("detector", "backbone", "dataset", "backend", "variant", "suite", "source"),
+    *("mask_threshold", "mask_resize"),
+)
+"""Fields of a case that must be what the rule says; where it says nothing, what `Find` has."""
 _SAME = 1e-9
 """Metrics are deterministic; this allows for another machine's summation and nothing else."""
-_MACHINE = ("name", "machine", "processor", "cores", "memory_bytes")
-"""What makes two hosts one: system, Python and harness may have been updated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ def require_one_host(now: Host, then: Host, what: str) -> None:
     """Raise `NotMeasured` unless both are the same machine, without which `what` does not compare."""
     apart = [
         f"{name} {getattr(now, name)!r}, the baseline's {getattr(then, name)!r}"
-        for name in _MACHINE
+        for name in host.MACHINE
         if getattr(now, name) != getattr(then, name)
     ]
     if apart:

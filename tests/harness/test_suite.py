@@ -8,15 +8,16 @@ from typing import Any
 
 import cv2
 import msgspec
+import numpy as np
 import pytest
 
-from harness import artifact, record, suite, worker
+from harness import artifact, bench, host, record, suite, worker
 from harness.errors import ArtifactError, DatasetError, HarnessError, UsageError
 from harness.record import Record
 from harness.suite import BenchRequest, Interrupted
 from harness.types import Case
 from harness.worker import Failure
-from tests.conftest import Tiny, write_image
+from tests.conftest import Tiny, _write_onnx, write_image
 
 pytestmark = pytest.mark.usefixtures("fakes")
 
@@ -131,7 +132,7 @@ def test_a_model_exported_again_is_another_case(tiny: Tiny, tmp_path: Path) -> N
     assert before.inputs_sha256 != after.inputs_sha256
 
 
-def test_a_record_of_a_failure_does_not_hide_or_replace_a_measured_one(
+def test_a_case_that_failed_since_it_was_measured_runs_again(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(tiny.request(tmp_path / "out", "fake-work"))
@@ -139,10 +140,78 @@ def test_a_record_of_a_failure_does_not_hide_or_replace_a_measured_one(
     def die(*_: Any, **__: Any) -> Path:
         raise Failure("the worker died")
 
-    monkeypatch.setattr(worker, "start", die)
-    (failed,) = run(tiny.request(tmp_path / "out", "fake-work", force=True))
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "start", die)
+        (failed,) = run(tiny.request(tmp_path / "out", "fake-work", force=True))
     assert (failed.status, failed.reason) == ("failed", "the worker died")
-    assert run(tiny.request(tmp_path / "out", "fake-work")) == first
+    assert record.read(record.path_of(tmp_path / "out", first[0])) == first[0]  # nothing is lost
+    (again,) = run(tiny.request(tmp_path / "out", "fake-work"))
+    assert again.status == "measured"
+    assert again.finished > failed.finished
+    assert run(tiny.request(tmp_path / "out", "fake-work")) == (again,)
+
+
+def test_a_case_measured_with_another_model_since_runs_again(tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny.artifact, tmp_path / "widget"))
+    request = tiny.request(tmp_path / "out", artifacts=(folder,))
+    kernels = artifact.read(folder).net()["conv.weight"]
+
+    def exported(scale: float) -> str:
+        made = _write_onnx(folder / "onnx-fp32.onnx", kernels * np.float32(scale))
+        artifact.add_variant(folder, made)
+        return made.files[made.model]
+
+    run(request)
+    wrong = exported(1.5)
+    run(request)
+    right = exported(1.0)
+    (again,) = run(request)
+    assert again.model_sha256 == right != wrong
+    assert record.latest(record.read_all(tmp_path / "out")) == (again,)
+    assert suite.plan(request).finished == (again,)
+
+
+@pytest.mark.parametrize("field", host.MACHINE)
+def test_a_record_of_another_machine_is_not_finished_here(tiny: Tiny, tmp_path: Path, field: str) -> None:
+    (made,) = run(tiny.request(tmp_path, "fake-work"))
+    value = getattr(made.host, field)
+    there = msgspec.structs.replace(made.host, **{field: value + 1 if isinstance(value, int) else "another"})
+    record.write(tmp_path, msgspec.structs.replace(made, host=there))
+    assert suite.plan(tiny.request(tmp_path, "fake-work")).finished == ()
+
+
+@pytest.mark.parametrize(
+    ("module", "version", "kept"), [("numpy", "0.1", 0), ("numpy", np.__version__, 1), ("cann", "7", 1)]
+)
+def test_a_record_of_another_version_of_the_runtime_is_not_finished(
+    tiny: Tiny, tmp_path: Path, module: str, version: str, kept: int
+) -> None:
+    (made,) = run(tiny.request(tmp_path, "fake-work"))
+    assert made.device is not None
+    device = msgspec.structs.replace(made.device, runtime={module: version})
+    record.write(tmp_path, msgspec.structs.replace(made, device=device))
+    assert len(suite.plan(tiny.request(tmp_path, "fake-work")).finished) == kept
+
+
+def test_a_clock_that_is_behind_what_was_measured_is_refused(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tiny.request(tmp_path, "fake-work"))
+    monkeypatch.setattr(bench, "now", lambda: "1970-01-01T00:00:01.000000+00:00")
+    with pytest.raises(
+        UsageError, match=r"clock says 1970-01-01T00:00:01Z, and fake-work widget was measured at 20"
+    ):
+        suite.plan(tiny.request(tmp_path, "fake-work"))
+
+
+def test_images_that_change_while_they_are_measured_fail_the_case(
+    tiny: Tiny, tmp_path: Path, data: Path
+) -> None:
+    plan = suite.plan(tiny.request(tmp_path / "out", "onnxruntime-cpu", data=data))
+    write_image(data / "widget" / "test/good/000.png", np.zeros((40, 40), np.uint8))
+    (made,) = suite.run(plan, timeout=60, report=lambda _: None)
+    assert made.status == "failed"
+    assert "test images or masks were changed while they were measured" in str(made.reason)
 
 
 def test_a_record_without_a_measurement_never_counts_as_finished(tiny: Tiny, tmp_path: Path) -> None:
