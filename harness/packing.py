@@ -40,22 +40,19 @@ def pack(results: Path, target: Path, *, only: Sequence[str] = ()) -> tuple[str,
         results: Results folder.
         target: The file to write.
         only: Patterns as in a shell; a record whose file name fits one of them goes in. All when none is given.
+            Each must fit a record.
 
     Raises:
         RecordError: a record or what belongs to it is missing or was altered.
-        UsageError: no record fits.
+        UsageError: no record fits a pattern, or a record would go without the newer one that supersedes it.
     """
     files: dict[str, str] = {}
-    for item in record.read_all(results):
+    for item in _chosen(results, only):
         path = record.path_of(results, item)
-        if only and not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in only):
-            continue
         files[path.name] = storage.sha256_of_file(path)
         for name, digest in _attached(item).items():
             _require_digest(storage.inside(results, name, RecordError), digest)
             files[name] = digest
-    if not files:
-        raise UsageError(f"{results}: no record fits --only {' '.join(only)}")
     with storage.replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         manifest = msgspec.json.encode(Pack(schema=SCHEMA, files=dict(sorted(files.items()))))
         with archive.open(_member(MANIFEST, len(manifest)), "w") as entry:
@@ -65,6 +62,35 @@ def pack(results: Path, target: Path, *, only: Sequence[str] = ()) -> tuple[str,
             with path.open("rb") as source, archive.open(_member(name, path.stat().st_size), "w") as entry:
                 shutil.copyfileobj(source, entry)
     return tuple(sorted(files))
+
+
+def _chosen(results: Path, only: Sequence[str]) -> tuple[record.Record, ...]:
+    """The records that fit a pattern; none of them may owe its place among the newest to what stays behind."""
+    everything = {record.path_of(results, item).name: item for item in record.read_all(results)}
+    fitting = {
+        pattern: {name for name in everything if fnmatch.fnmatchcase(name, pattern)} for pattern in only
+    }
+    for pattern, found in fitting.items():
+        if not found:
+            raise UsageError(f"{results}: no record fits --only {pattern}")
+    names = set[str]().union(*fitting.values()) if only else set(everything)
+    chosen = tuple(item for name, item in everything.items() if name in names)
+    newest = record.latest(tuple(everything.values()))
+    for item in record.latest(chosen):
+        if item in newest:
+            continue
+        behind = [
+            (newer.finished, name)
+            for name, newer in everything.items()
+            if name not in names
+            and (newer.case, newer.detector_sha256) == (item.case, item.detector_sha256)
+            and newer.finished >= item.finished
+        ]
+        raise UsageError(
+            f"{results}: {max(behind)[1]} supersedes {record.path_of(results, item).name} and would stay behind; "
+            "take it along with another --only"
+        )
+    return chosen
 
 
 def _attached(item: record.Record) -> dict[str, str]:

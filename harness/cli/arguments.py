@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.errors import UsageError
+
 CONTINUES = "the same command continues"
 """Said after an interruption, of commands that keep what they have finished."""
 
@@ -123,8 +125,12 @@ def add_masks(parser: argparse.ArgumentParser) -> None:
 
 
 def wanted(options: argparse.Namespace, known: Sequence[str]) -> tuple[str, ...]:
-    """Category names asked for; all of `known` for `all` or when none is named."""
-    asked = options.category or ["all"]
-    if "all" in asked:
-        return tuple(known)
-    return tuple(dict.fromkeys(asked))
+    """Category names asked for; all of `known` for `all` or when none is named.
+
+    Raises:
+        UsageError: `all` and a name besides.
+    """
+    asked = tuple(dict.fromkeys(options.category or ["all"]))
+    if "all" in asked and len(asked) > 1:
+        raise UsageError(f"--category {' '.join(asked)}: `all` stands alone")
+    return tuple(known) if "all" in asked else asked

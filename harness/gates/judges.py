@@ -14,7 +14,8 @@ from harness.errors import NotMeasured
 from harness.gates import admission, interleaved, ratios
 from harness.gates.admission import Shelf
 from harness.gates.interleaved import Interleaved, Run
-from harness.gates.rules import Bound, Find, Growth, Latency, NonInferior, Parity, Rule
+from harness.gates.report import said_once
+from harness.gates.rules import STAGED, Bound, Find, Growth, Latency, NonInferior, Parity, Rule
 from harness.metrics import intervals
 from harness.metrics.intervals.pixels import pixel_differences
 from harness.parity import Verdict
@@ -63,17 +64,17 @@ def judge(places: Places, rule: Rule, categories: tuple[str, ...]) -> Finding:
 
 
 def _bound(places: Places, rule: Bound, categories: tuple[str, ...]) -> Finding:
-    found, missing = list[float](), list[str]()
+    found, missing = list[float](), list[tuple[str, str]]()
     for category in categories:
         try:
             found.append(_value(places.results, rule, category))
         except NotMeasured as reason:  # noqa: PERF203 - all that is missing is said at once
-            missing.append(str(reason))
+            missing.append((category, str(reason)))
     if missing:
-        raise NotMeasured("; ".join(missing))
+        raise NotMeasured("; ".join(said_once(missing).values()))
     value, unit = statistics.fmean(found), _ONE_NUMBER.get(rule.value, "")
     what: str = rule.value
-    if rule.value in ("latency_ms", "images_per_second"):
+    if rule.value in STAGED:
         value = value if rule.value == "latency_ms" else 1e3 / value
         what = (
             f"{what} ({rule.stage}, {rule.statistic})"
@@ -93,7 +94,7 @@ def _value(place: Shelf, rule: Bound, category: str) -> float:
     title = f"{found.case.runner} {category}"
     if rule.value in _ONE_NUMBER:
         return _positive(title, rule.value, getattr(found, rule.value))
-    if rule.value not in ("latency_ms", "images_per_second"):
+    if rule.value not in STAGED:
         if rule.value in ON_EVIDENCE:
             admission.pixels(place, found)
         return admission.metric(found, rule.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,9 +66,26 @@ def lines(report: GateReport) -> list[str]:
     ]
 
 
+def said_once(reasons: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Category → its reason; categories whose reasons differ by their own name alone share the first's."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for category, reason in reasons:
+        alike.setdefault(reason.replace(category, ""), []).append((category, reason))
+    return {
+        first: f"{reason} (and {len(more)} more alike: {', '.join(name for name, _ in more)})"
+        if more
+        else reason
+        for (first, reason), *more in alike.values()
+    }
+
+
 def _outcome(outcome: Outcome) -> Iterator[str]:
     yield f"{MARKS[outcome.verdict]} {outcome.rule} ({outcome.kind}): {outcome.verdict}"
+    said = said_once(
+        (check.about, check.message) for check in outcome.checks if check.verdict == "not measured"
+    )
     for check in outcome.checks:
-        yield f"    {MARKS[check.verdict]} {check.about}: {check.message}"
+        if check.verdict != "not measured" or check.about in said:
+            yield f"    {MARKS[check.verdict]} {check.about}: {said.get(check.about, check.message)}"
     for note in outcome.notes:
         yield f"    {note}"

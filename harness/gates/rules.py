@@ -11,6 +11,7 @@ import msgspec
 
 from harness import registry, storage
 from harness.errors import UsageError
+from harness.types import MaskResize
 
 SUFFIX = ".toml"
 _KNOWN = ("find", "baseline", "rule")
@@ -26,6 +27,8 @@ Compared = Literal["image_auroc", "pixel_auroc", "aupro"]
 Size = Literal["peak_memory_bytes", "model_bytes"]
 Timing = Literal["latency_ms", "images_per_second", "load_ms", "first_inference_ms"]
 Value = Literal[ImageMetric, PixelMetric, DecisionMetric, Size, Timing]
+STAGED = ("latency_ms", "images_per_second")
+"""Values that are of a stage."""
 Stage = Literal["decode", "preprocess", "infer", "head", "infer_head", "total", "h2d", "compute", "d2h"]
 
 
@@ -46,6 +49,10 @@ class Find(_Strict, frozen=True, kw_only=True):
     """Absent: records of no suite."""
     source: str | None = None
     """Absent: records that took nothing from files."""
+    mask_threshold: int = 127
+    """Absent: as `bench` reads masks without being told."""
+    mask_resize: MaskResize = "nearest"
+    """Likewise."""
     batch_size: int | None = None
     """Absent: any, but there may be only one."""
     threads: int | None = None
@@ -71,9 +78,9 @@ class Bound(_Rule, frozen=True, kw_only=True, tag="bound", tag_field="kind"):
     at_least: Limit | None = None
     at_most: Limit | None = None
     stage: Stage = "total"
-    """Of latencies and images per second."""
+    """Of `latency_ms` and `images_per_second` alone."""
     statistic: Literal["mean", "p50", "p90", "p95", "p99"] = "mean"
-    """Of `latency_ms`, over the images of a category."""
+    """Of `latency_ms` alone, over the images of a category."""
 
 
 class NonInferior(_Rule, frozen=True, kw_only=True, tag="noninferior", tag_field="kind"):
@@ -205,6 +212,17 @@ def _cannot_fail(rule: Bound) -> bool:
     )
 
 
+def _check_bound(rule: Bound, place: str) -> None:
+    if (rule.at_least is None) == (rule.at_most is None):
+        raise UsageError(f"{place}: give one of at_least and at_most")
+    if _cannot_fail(rule):
+        raise UsageError(f"{place} cannot fail: no {rule.value} is outside its bound")
+    if rule.stage != "total" and rule.value not in STAGED:
+        raise UsageError(f"{place}: stage is of {' and '.join(STAGED)}, no {rule.value} has one")
+    if rule.statistic != "mean" and rule.value != "latency_ms":
+        raise UsageError(f"{place}: statistic is of latency_ms, no {rule.value} has one")
+
+
 def _check(rules: Rules) -> None:
     """Raise `UsageError` for what the types alone do not show."""
     seen = set[str]()
@@ -213,10 +231,8 @@ def _check(rules: Rules) -> None:
         if rule.name in seen:
             raise UsageError(f"{place} is there twice: the report could not tell them apart")
         seen.add(rule.name)
-        if isinstance(rule, Bound) and (rule.at_least is None) == (rule.at_most is None):
-            raise UsageError(f"{place}: give one of at_least and at_most")
-        if isinstance(rule, Bound) and _cannot_fail(rule):
-            raise UsageError(f"{place} cannot fail: no {rule.value} is outside its bound")
+        if isinstance(rule, Bound):
+            _check_bound(rule, place)
         if needs_baseline(rule) and rules.baseline is None:
             raise UsageError(f'{place} compares with a baseline: name its folder, baseline = "baseline"')
         if isinstance(rule, Latency):

@@ -6,7 +6,9 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from harness import cli, packing, record, storage
@@ -57,6 +59,62 @@ def test_only_what_fits_a_pattern_is_packed(full: Results, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no record fits --only nothing"):
         packing.pack(full.folder, tmp_path / "q", only=["nothing"])
     assert not (tmp_path / "q").exists()
+
+
+def test_every_pattern_must_fit_a_record(full: Results, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no record fits --only \*_typo_\*"):
+        packing.pack(full.folder, tmp_path / "p", only=["*_ascend310_*", "*_typo_*"])
+    names = packing.pack(full.folder, tmp_path / "p", only=["*_ascend310_*", "*"])
+    assert len(names) == 4
+
+
+LATER: dict[str, Any] = {"finished": "2025-01-02T00:00:00+00:00"}
+FAILED: dict[str, Any] = {
+    "status": "failed",
+    "reason": "boom",
+    **dict.fromkeys(("device", "data", "evidence")),
+    "images": (),
+    "metrics": {},
+    "f1_max_thresholds": {},
+}
+
+
+@pytest.mark.parametrize("changes", [FAILED, {"model_sha256": "2" * 64}], ids=["failed", "measured"])
+def test_a_record_is_not_packed_without_the_newer_one_that_supersedes_it(
+    full: Results, tmp_path: Path, changes: Mapping[str, Any]
+) -> None:
+    older, _ = record.read_all(full.folder)
+    newer = record.path_of(full.folder, full.add("ascend310", outputs(), **changes, **LATER)).name
+    name = record.path_of(full.folder, older).name
+    with pytest.raises(UsageError, match=f"{newer} supersedes {name} and would stay behind"):
+        packing.pack(full.folder, tmp_path / "p", only=[name])
+    assert not (tmp_path / "p").exists()
+    assert name in packing.pack(full.folder, tmp_path / "p", only=[name, newer])
+    assert newer in packing.pack(full.folder, tmp_path / "p", only=[newer])
+
+
+def test_the_record_that_stays_behind_is_named_not_one_that_is_packed(full: Results, tmp_path: Path) -> None:
+    older, _ = record.read_all(full.folder)
+    assert older.data is not None
+    failed = full.add("ascend310", outputs(), **FAILED, **LATER)
+    again = full.add(
+        "ascend310",
+        outputs(),
+        model_sha256="2" * 64,
+        data=msgspec.structs.replace(older.data, fingerprint="9" * 64),
+        finished="2025-01-03T00:00:00+00:00",
+    )
+    names = [record.path_of(full.folder, item).name for item in (older, again)]
+    with pytest.raises(UsageError, match=f"{record.path_of(full.folder, failed).name} supersedes {names[0]}"):
+        packing.pack(full.folder, tmp_path / "p", only=names)
+
+
+def test_an_older_failure_and_another_detector_may_stay_behind(full: Results, tmp_path: Path) -> None:
+    newest = full.add("ascend310", outputs(), model_sha256="2" * 64, **LATER)
+    full.add("ascend310", outputs(), model_sha256="3" * 64, **FAILED)
+    full.add("ascend310", outputs(), detector_sha256="b" * 64, finished="2025-01-03T00:00:00+00:00")
+    name = record.path_of(full.folder, newest).name
+    assert len(packing.pack(full.folder, tmp_path / "p", only=[name])) == 2
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing"])

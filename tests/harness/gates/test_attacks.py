@@ -179,7 +179,7 @@ def test_a_missing_baseline_is_not_measured(good: Bench, rule: str) -> None:
     assert exit_code(good, rule) == 3
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 8}, {"threads": 2}, {"mask_threshold": 0}])
+@pytest.mark.parametrize("change", [{"batch_size": 8}, {"threads": 2}, {"warmup": 9}])
 @pytest.mark.parametrize("rule", [NONINFERIOR, MEMORY])
 def test_a_baseline_of_another_setting_is_not_measured(
     good: Bench, rule: str, change: dict[str, int]

@@ -235,6 +235,34 @@ def test_what_is_missing_is_named_with_what_lies_nearest(bench: Bench) -> None:
     assert "they differ in threads" in bench.message(BOUND)
 
 
+def test_masks_read_by_another_rule_must_be_named(bench: Bench) -> None:
+    add(bench.results, case={"mask_threshold": 0, "mask_resize": "dilated"})
+    asked = BOUND.replace("image_auroc", "pixel_auroc").replace("0.9", "0.1")
+    message = bench.message(asked)
+    assert message.startswith("not measured: ")
+    assert message.endswith("the nearest has mask_threshold 0, mask_resize 'dilated'")
+    assert bench.message(asked + "find.mask_threshold = 0\n").endswith("has mask_resize 'dilated'")
+    named = asked + 'find.mask_threshold = 0\nfind.mask_resize = "dilated"\n'
+    assert bench.message(named).startswith("passed: pixel_auroc ")
+    add(bench.results)
+    assert bench.message(named).startswith("passed: pixel_auroc ")  # the other is not meant
+
+
+@pytest.mark.parametrize("of", ["each", "mean"])
+def test_a_reason_that_categories_share_is_said_once(bench: Bench, of: str) -> None:
+    add(bench.results, case={"detector": "stpm", "category": "widget"})
+    add(bench.results, case={"detector": "stpm", "category": "wood"})
+    categories = 'find.categories = ["bottle", "cable", "wood", "tile"]\n'
+    report = gate(bench.rules(BOUND.replace("each", of) + categories), bench.results.folder)
+    text = "\n".join(lines(report))
+    assert (
+        text.count("the nearest has category 'widget', detector 'stpm' (and 2 more alike: cable, tile)") == 1
+    )
+    assert text.count("the nearest has") == 2  # wood has a record of its own
+    if of == "each":
+        assert [check.about for check in report.outcomes[0].checks] == ["bottle", "cable", "wood", "tile"]
+
+
 def test_the_report_says_verdict_and_numbers(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     add(bench.results)
     path = bench.rules(BOUND, BOUND + "allow_simulated = true\n", LATENCY)
@@ -262,7 +290,7 @@ def seed_results(folder: Path, *, ms: float, wrong: int) -> Results:
     for category in rule.find.categories:
         given = outputs(good=20, defective=20)
         given.scores[19] = given.scores[20 : 20 + wrong].max() + 0.001 if wrong else given.scores[19]
-        names = ("detector", "backbone", "dataset", "variant", "suite")
+        names = ("detector", "backbone", "dataset", "variant", "suite", "mask_resize")
         case = {name: getattr(rule.find, name) for name in names} | {"category": category}
         add(made, given, backend="ascend310", case=case, latency_samples_ms={"infer_head": [ms] * 40})
     return made

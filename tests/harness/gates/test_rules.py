@@ -36,6 +36,13 @@ def test_the_baseline_lies_beside_the_rules(bench: Bench) -> None:
         (BOUND.replace("0.9", "0.0"), "cannot fail"),
         (BOUND.replace("0.9", "-1.0"), "cannot fail"),
         (BOUND.replace("at_least = 0.9", "at_most = 1.0"), "cannot fail"),
+        (BOUND + 'stage = "infer"\n', "stage is of latency_ms and images_per_second, no image_auroc has one"),
+        (BOUND + 'statistic = "p99"\n', "statistic is of latency_ms, no image_auroc has one"),
+        (
+            BOUND.replace("image_auroc", "images_per_second") + 'statistic = "p99"\n',
+            "no images_per_second has one",
+        ),
+        (BOUND + 'find.mask_resize = "dilate"\n', r"rule\[0\].find.mask_resize"),
         (BOUND.replace("at_least = 0.9", ""), "give one of at_least and at_most"),
         (BOUND + "at_most = 1.0\n", "give one of at_least and at_most"),
         (BOUND.replace("image_auroc", "auroc"), r"Invalid enum value 'auroc' - at `\$.rule\[0\].value`"),
