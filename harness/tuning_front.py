@@ -41,7 +41,7 @@ class Row:
     """`None` for a setting that was not made, or not measured by itself."""
     variant: str
     difference: float | None = None
-    """Largest difference of an image score from float32's, as a share of the range of float32's scores."""
+    """Largest difference of an image score from float32's, as a share of the range of float32's scores; none without one."""
     flips: int | None = None
     """Test images on the other side of the frozen threshold than with float32."""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -102,23 +102,33 @@ def _row(settings: str, records: Sequence[Record], reference: Sequence[Record]) 
         why = f"it and float32 were measured on several hosts, {', '.join(hosts)}: tune into another folder"
         return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
     here, usual = records[0], reference[0]
+    for of, first in ((records, here), (reference, usual)):
+        if any(_scores(item) != _scores(first) for item in of):
+            why = f"the scores of {first.case.variant} differ from round to round: there is no one difference"
+            return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
     scores, before = (np.array([image.score for image in item.images]) for item in (here, usual))
     simulated = here.device is not None and here.device.simulated
-    difference = float(np.abs(scores - before).max() / max(np.ptp(before), np.finfo(np.float32).tiny))
+    scale = float(np.ptp(before))
+    notes = ["SIMULATED, not hardware"] if simulated else []
+    notes += [] if scale else ["float32's scores are all equal, so there is no scale"]
     decided = flipped(usual, here)
     peaks = [item.peak_memory_bytes for item in records if item.peak_memory_bytes is not None]
     return Row(
         settings=settings,
         backend=case.runner,
         variant=case.variant,
-        difference=difference,
+        difference=float(np.abs(scores - before).max()) / scale if scale else None,
         flips=None if decided is None else int(decided.sum()),
         metrics={name: here.metrics[name] for name in _METRICS if name in here.metrics},
         milliseconds=_milliseconds(records),
         peak_memory_bytes=min(peaks, default=None),
         model_bytes=here.model_bytes,
-        note="SIMULATED, not hardware" if simulated else None,
+        note="; ".join(notes) or None,
     )
+
+
+def _scores(item: Record) -> list[tuple[str, float]]:
+    return [(image.name, image.score) for image in item.images]
 
 
 def _milliseconds(records: Sequence[Record]) -> float | None:
@@ -137,6 +147,14 @@ def _beats(other: Row, row: Row) -> bool:
     if row.difference is None or row.milliseconds is None:
         return False
     return dominates((other.difference, other.milliseconds), (row.difference, row.milliseconds))
+
+
+def complete(found: Sequence[Row]) -> bool:
+    """Whether every row that a backend opened has its numbers, and one but float32's is among them."""
+    opened = [row for row in found if row.backend is not None]
+    return all(row.difference is not None for row in opened) and any(
+        row.variant != found[0].variant for row in opened
+    )
 
 
 def document(tuned: Tuned, found: Sequence[Row]) -> dict[str, Any]:

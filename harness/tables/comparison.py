@@ -11,7 +11,7 @@ from harness.published import ALL, MEAN, Counts, Published, Row, Source
 from harness.record import Record
 from harness.tables.counterparts import COUNTERPARTS
 from harness.tables.differences import differences, same_images
-from harness.tables.plain import Table, groups, newest, table
+from harness.tables.plain import Table, groups, hidden, host_of, mean, newest, table, unusual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +46,16 @@ class Comparison:
     differences: tuple[str, ...]
     """Where the settings differ, ours first."""
     notes: tuple[str, ...]
-    """What the source's numbers are, and are not."""
+    """Which older records of ours are not shown, and what the source's numbers are, and are not."""
     left_out: tuple[str, ...]
-    """What the source publishes of our categories and we do not answer, with the reason."""
+    """What the source publishes of our categories and we do not answer, with the reason; categories not measured too."""
+
+    @property
+    def title(self) -> str:
+        """What is beside what."""
+        ours = self.table
+        settings = " · ".join([f"batch {ours.batch_size}", f"{ours.threads} threads", *unusual(ours)])
+        return f"{ours.title} · {settings} against {self.source.title}, {self.backbone}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +66,7 @@ class Comparisons:
     reasons: tuple[str, ...]
 
 
+_TIMES = ("latency_ms_per_image", "fps")
 Omitted = tuple[str, str | None, str]
 """A published metric, the category of ours it is about (none for a mean over categories), and why it is left out."""
 
@@ -76,9 +84,10 @@ def compare(records: Iterable[Record], tables: Published | None = None) -> Compa
     reasons: list[str] = []
     for group in groups(records):
         shown = table(group)
-        latest = {category: found[0] for category, found in newest(group).items()}
+        by_category = newest(group)
+        latest = {category: of[0] for category, of in by_category.items()}
         found = [
-            _comparison(shown, latest, source, rows, tables)
+            _comparison(shown, by_category, source, rows, tables)
             for source in tables.sources
             for rows in _by_backbone(tables.rows_of(source), shown)
         ]
@@ -110,10 +119,24 @@ def _by_backbone(rows: Sequence[Row], shown: Table) -> list[list[Row]]:
 
 
 def _comparison(
-    shown: Table, latest: Mapping[str, Record], source: Source, rows: Sequence[Row], tables: Published
+    shown: Table,
+    by_category: Mapping[str, Sequence[Record]],
+    source: Source,
+    rows: Sequence[Row],
+    tables: Published,
 ) -> Comparison:
     counts = tables.datasets[rows[0].dataset]
-    ours = {name: item for name, item in latest.items() if item.status == "measured" and name in counts}
+    measured = {name: of[0] for name, of in by_category.items() if of[0].status == "measured"}
+    ours = {name: item for name, item in measured.items() if name in counts}
+    missing = [
+        f"{name}: {of[0].status}: {of[0].reason}"
+        for name, of in by_category.items()
+        if measured
+        and name not in measured
+        and name in counts
+        and any(row.about in (name, ALL, MEAN) for row in rows)
+    ]
+    older = [f"{name}: {line}" for name, of in by_category.items() if name in ours for line in hidden(of)]
     lines: list[Line] = []
     omitted: list[Omitted] = []
     for device, metric in dict.fromkeys((row.device, row.metric) for row in rows):
@@ -128,8 +151,12 @@ def _comparison(
         backbone=rows[0].backbone or "none",
         lines=tuple(lines),
         differences=differences(ours, source, rows[0], counts),
-        notes=(*source.notes, *(note for device in devices for note in source.device_notes.get(device, ()))),
-        left_out=_left_out(omitted),
+        notes=(
+            *older,
+            *source.notes,
+            *(note for device in devices for note in source.device_notes.get(device, ())),
+        ),
+        left_out=(*missing, *_left_out(omitted)),
     )
 
 
@@ -173,12 +200,15 @@ def _lines(
                 same_images=same_images(ours[name], counts[name]),
             )
         )
-    mean = _mean(metric, theirs, lines, ours, counts)
-    if ours and not wanted and not mean and any(row.about == MEAN for row in theirs):
+    places = {(item.device and item.device.device, host_of(item)) for item in ours.values()}
+    means = _mean(metric, theirs, lines, ours, counts)
+    if means and metric in _TIMES and len(places) > 1:
+        return lines, [*omitted, (metric, None, "no mean, ours are of several devices or hosts")]
+    if ours and not wanted and not means and any(row.about == MEAN for row in theirs):
         omitted.append(
             (metric, None, f"published as a mean of {len(counts)} categories, ours are {', '.join(ours)}")
         )
-    return [*lines, *mean], omitted
+    return [*lines, *means], omitted
 
 
 def _asked(row: Row, ours: Mapping[str, Record]) -> list[tuple[str, str]]:
@@ -201,10 +231,12 @@ def _mean(
     values = {name: value for name, value in found.items() if value is not None}
     singles = [line for line in lines if line.category in ours]
     if means and values.keys() == counts.keys():
-        label, mine, other = MEAN, _average(values.values()), means[0]
+        label, mine, other = MEAN, _average(metric, values.values()), means[0]
     elif len(singles) > 1 and all(row.about != ALL for row in theirs):
         label = f"mean of {len(singles)} in common"
-        mine, other = (_average(getattr(line, side) for line in singles) for side in ("ours", "theirs"))
+        mine, other = (
+            _average(metric, [getattr(line, side) for line in singles]) for side in ("ours", "theirs")
+        )
     else:
         return []
     same = all(same_images(ours[name], counts[name]) for name in values)
@@ -212,6 +244,5 @@ def _mean(
     return [Line(device=device, metric=metric, category=label, ours=mine, theirs=other, same_images=same)]
 
 
-def _average(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
+def _average(metric: str, values: Iterable[float]) -> float:
+    return mean("images_per_second" if metric == "fps" else metric, list(values))

@@ -61,7 +61,7 @@ def _grid(item: Comparison) -> Grid:
         [f"{_OTHER_IMAGES}: of other test images"] if any(not line.same_images for line in item.lines) else []
     )
     return Grid(
-        title=f"{item.table.title} against {item.source.title}, {item.backbone}",
+        title=item.title,
         header=_HEADER,
         rows=rows,
         notes=(

@@ -19,7 +19,7 @@ from harness.errors import RecordError
 from harness.record import Record
 from harness.tables import grid
 from harness.tables.grid import Grid
-from harness.tables.parts import Part, by_images
+from harness.tables.parts import Part, comparable
 from harness.tables.pivot import values_of
 from harness.tables.plain import METRICS, groups, newest
 from harness.tables.text import ABSENT, Format
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """All points of one data set and the same test images, the fastest first."""
+    """All points of one data set, the same test images and one fit of every detector, the fastest first."""
 
     dataset: str
     suite: str | None
@@ -61,8 +61,8 @@ class Front:
     stage: str
     categories: tuple[str, ...]
     """Over which the means are taken: those that every point has."""
-    images: str | None
-    """Which the test images are, where the data set has points of other ones too."""
+    part: str | None
+    """Which test images or detectors, where the data set has points of other ones too."""
     points: tuple[Point, ...]
     notes: tuple[str, ...]
 
@@ -70,13 +70,11 @@ class Front:
     def title(self) -> str:
         """What is shown, over what."""
         suite = f" · suite {self.suite}" if self.suite else ""
-        images = f" · {self.images}" if self.images else ""
+        part = f" · {self.part}" if self.part else ""
         over = (
             f"mean of {len(self.categories)} categories" if len(self.categories) > 1 else self.categories[0]
         )
-        return (
-            f"{METRICS[self.metric]} against p50 ms ({self.stage}) · {self.dataset}{suite} · {over}{images}"
-        )
+        return f"{METRICS[self.metric]} against p50 ms ({self.stage}) · {self.dataset}{suite} · {over}{part}"
 
     @property
     def explained(self) -> tuple[str, ...]:
@@ -95,7 +93,7 @@ class Front:
 
 
 def front(records: Iterable[Record], metric: str, *, stage: str = "total") -> tuple[Front, ...]:
-    """One front per data set and test images.
+    """One front per data set, test images and fit of each detector.
 
     A point is on the front if no other of the same device and host is both as fast and as accurate and better in one
     (Pareto). Simulators are shown and left out: their times are not the device's.
@@ -116,7 +114,7 @@ def front(records: Iterable[Record], metric: str, *, stage: str = "total") -> tu
     if not sets:
         raise RecordError("--front: there are no records: bench something first")
     shown = {metric, "p50"}
-    parts = [by_images(of, lambda item: shown <= values_of(item, stage).keys()) for of in sets.values()]
+    parts = [comparable(of, lambda item: shown <= values_of(item, stage).keys()) for of in sets.values()]
     return tuple(_front(part, metric, stage) for of in parts for part in of)
 
 
@@ -139,8 +137,8 @@ def _front(part: Part, metric: str, stage: str) -> Front:
     hidden = sum(len(found) - 1 for of in everything_found for found in of.values())
     notes = [f"categories that not all have, left out: {', '.join(left)}"] if left else []
     notes += [f"{hidden} older records of other detectors or data are not shown"] if hidden else []
-    other = "points of other test images have a front of their own: nothing of one compares with the other"
-    notes += [other] if part.images else []
+    other = "points of other test images, or of another fit of a detector, have a front of their own"
+    notes += [f"{other}: nothing of one compares with the other"] if part.name else []
     notes += [f"host {name}: {processor}" for name, processor in hosts]
     ranked = sorted(
         points, key=lambda point: (point.milliseconds is None, point.milliseconds or 0, point.name)
@@ -151,7 +149,7 @@ def _front(part: Part, metric: str, stage: str) -> Front:
         metric=metric,
         stage=stage,
         categories=categories,
-        images=part.images,
+        part=part.name,
         points=tuple(_marked(point, points) for point in ranked),
         notes=tuple(notes),
     )
@@ -178,7 +176,7 @@ def _point(
         case=msgspec.structs.replace(records[0].case, category=""),
         where=", ".join(places),
         accuracy=sum(of[metric] for of in found) / len(found) if complete else None,
-        milliseconds=sum(of["p50"] for of in found) / len(found) if complete else None,
+        milliseconds=sum(of["p50"] for of in found) / len(found) if complete and len(places) == 1 else None,
         model_mb=max(sizes) if sizes else None,
         left_out=left_out,
     )
@@ -258,13 +256,13 @@ def _csv(found: Sequence[Front]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     cases = [field.name for field in msgspec.structs.fields(Case) if field.name != "category"]
-    shared = ("metric", "stage", "categories", "images")
+    shared = ("metric", "stage", "categories", "part")
     points = ("where", "accuracy", "milliseconds", "model_mb", "on_front", "left_out")
     writer.writerow([*shared, *cases, *points])
     for item in found:
         for point in item.points:
             values = [getattr(point, name) for name in points]
             settings = [getattr(point.case, name) for name in cases]
-            over = (";".join(item.categories), item.images or "")
+            over = (";".join(item.categories), item.part or "")
             writer.writerow([item.metric, item.stage, *over, *settings, *values])
     return text.getvalue().rstrip("\n")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from harness.errors import HarnessError
 from harness.host import Host
 from harness.record import Record
-from harness.tables.plain import groups, newest
+from harness.tables.plain import groups, hidden, newest, unusual
 
 Kind = Literal["training", "evaluation", "inference"]
 _TRAINS = ("mindspore", "ascend910")
@@ -39,6 +39,13 @@ class Block:
     """What was trained or measured."""
     columns: tuple[str, ...]
     rows: dict[str, tuple[Cell, ...]]
+    notes: tuple[str, ...] = ()
+    """Which older records are not shown, and which detectors are where there are several."""
+
+    @property
+    def title(self) -> str:
+        """Which block of what."""
+        return f"{self.kind.capitalize()} performance: {self.subject}"
 
 
 def blocks(records: Iterable[Record]) -> tuple[Block, ...]:
@@ -59,19 +66,47 @@ def blocks(records: Iterable[Record]) -> tuple[Block, ...]:
 
 def _three(name: str, members: Sequence[Record]) -> Iterable[Block]:
     trained = {category: found[0] for category, found in newest(members).items()}
-    yield Block(kind="training", subject=name, columns=("fit",), rows=_training_rows(name, trained))
-    measured = [
-        {category: found[0] for category, found in newest(group).items()} for group in groups(members)
+    by_category = [newest(group) for group in groups(members)]
+    measured = [{category: found[0] for category, found in of.items()} for of in by_category]
+    refitted = _refitted([trained, *measured])
+    older = [
+        (_kind(group), f"{_column(group)}: {category}: {line}")
+        for group, of in zip(measured, by_category, strict=True)
+        for category, found in of.items()
+        for line in hidden(found)
     ]
+    rows = _training_rows(name, trained)
+    notes = (*(line for _, line in older), *refitted)
+    yield Block(kind="training", subject=name, columns=("fit",), rows=rows, notes=notes)
     kinds: tuple[Kind, ...] = ("evaluation", "inference")
     for kind in kinds:
         columns = [group for group in measured if _kind(group) == kind]
         absent: dict[str, tuple[Cell, ...]] = {"Records": (_none_of(kind),)}
         rows = _measured_rows(name, columns, kind) if columns else absent
-        yield Block(kind=kind, subject=name, columns=tuple(map(_column, columns)) or ("–",), rows=rows)
+        yield Block(
+            kind=kind,
+            subject=name,
+            columns=tuple(map(_column, columns)) or ("–",),
+            rows=rows,
+            notes=(*(line for of, line in older if of == kind), *(refitted if columns else ())),
+        )
 
 
 Group = Mapping[str, Record]
+
+
+def _refitted(shown: Sequence[Group]) -> tuple[str, ...]:
+    """One line for each category whose numbers are of several detectors: which column is of which."""
+    detectors: dict[str, dict[str, list[str]]] = {}
+    for name, group in zip(["the training", *map(_column, shown[1:])], shown, strict=True):
+        for category, item in group.items():
+            detectors.setdefault(category, {}).setdefault(item.detector_sha256[:12], []).append(name)
+    return tuple(
+        f"{category} is of several detectors: "
+        + "; ".join(f"{detector} in {' and '.join(names)}" for detector, names in of.items())
+        for category, of in sorted(detectors.items())
+        if len(of) > 1
+    )
 
 
 def _kind(group: Group) -> Kind:
@@ -86,7 +121,8 @@ def _none_of(kind: Kind) -> Cell:
 
 def _column(group: Group) -> str:
     case = next(iter(group.values())).case
-    return f"{case.runner} {case.variant}, batch {case.batch_size}, {case.threads} threads"
+    batch = f"batch {case.batch_size}, {case.threads} threads"
+    return ", ".join([f"{case.runner} {case.variant}", batch, *unusual(case)])
 
 
 def _training_rows(name: str, ours: Group) -> dict[str, tuple[Cell, ...]]:

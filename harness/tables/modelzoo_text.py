@@ -13,12 +13,6 @@ from harness.tables.grid import Grid
 from harness.tables.modelzoo import Block, Cell
 from harness.tables.text import ABSENT, Format
 
-_TITLES = {
-    "training": "Training performance",
-    "evaluation": "Evaluation performance",
-    "inference": "Inference performance",
-}
-
 
 def render(found: Sequence[Block], kind: Format) -> str:
     """All blocks as text."""
@@ -41,6 +35,7 @@ def document(found: Sequence[Block]) -> dict[str, Any]:
                     label: [{"value": cell.text, "why_absent": cell.why_absent} for cell in cells]
                     for label, cells in block.rows.items()
                 },
+                "notes": list(block.notes),
             }
             for block in found
         ]
@@ -53,10 +48,10 @@ def _grid(block: Block) -> Grid:
         if cell.why_absent is not None:
             notes.setdefault(cell.why_absent, len(notes) + 1)
     return Grid(
-        title=f"{_TITLES[block.kind]}: {block.subject}",
+        title=block.title,
         header=("Parameters", *block.columns),
         rows=tuple((label, *(_shown(cell, notes) for cell in cells)) for label, cells in block.rows.items()),
-        notes=tuple(f"[{number}] {why}" for why, number in notes.items()),
+        notes=(*(f"[{number}] {why}" for why, number in notes.items()), *block.notes),
     )
 
 

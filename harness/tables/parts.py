@@ -1,4 +1,4 @@
-"""What may stand side by side: records of the same test images."""
+"""What may stand side by side: records of the same test images, and of the same fit of each detector."""
 
 from __future__ import annotations
 
@@ -10,53 +10,61 @@ from harness.tables.plain import newest
 
 Group = tuple[Record, ...]
 """Records that differ in the category alone."""
+Key = tuple[str, ...]
+Value = tuple[str, str]
+"""Digest, and in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Groups whose numbers are of the same test images in every category."""
+    """Groups whose numbers are of the same test images in every category, and of one fit of every detector."""
 
     groups: tuple[Group, ...]
-    images: str | None
+    name: str | None
     """Which these are, where there are others too."""
 
 
-def by_images(members: Sequence[Group], counts: Callable[[Record], bool]) -> tuple[Part, ...]:
-    """Split groups by the test images of their newest records, in the order given.
+def comparable(members: Sequence[Group], counts: Callable[[Record], bool]) -> tuple[Part, ...]:
+    """Split groups by the test images and the detectors of their newest records, in the order given.
 
-    A group goes with the first that have no other images of any category; one without numbers goes with the first of all.
+    A group goes with the first that have no other images of any category, and no other detector of the same name; one
+    without numbers goes with the first of all.
 
     Args:
         members: Of one data set.
         counts: Whether a record's numbers are shown.
     """
-    found: list[tuple[dict[str, Record], list[Group]]] = []
+    found: list[tuple[dict[Key, Value], list[Group]]] = []
     for group in members:
-        mine = {category: of[0] for category, of in newest(group).items() if counts(of[0])}
+        shown = [of[0] for of in newest(group).values() if counts(of[0])]
+        mine = {key: value for item in shown for key, value in _identity(item).items()}
         for theirs, fitting in found:
-            if all(_fingerprint(theirs.get(name, item)) == _fingerprint(item) for name, item in mine.items()):
+            if all(theirs.get(key, value) == value for key, value in mine.items()):
                 theirs.update(mine)
                 fitting.append(group)
                 break
         else:
             found.append((mine, [group]))
-    names = sorted({name for mine, _ in found for name in mine})
-    several = [
-        name for name in names if len({_fingerprint(mine[name]) for mine, _ in found if name in mine}) > 1
-    ]
+    keys = sorted({key for mine, _ in found for key in mine})
+    several = [key for key in keys if len({mine[key] for mine, _ in found if key in mine}) > 1]
     return tuple(
         Part(
             groups=tuple(fitting),
-            images=", ".join(_images(mine[name]) for name in several if name in mine) if several else None,
+            name=", ".join(mine[key][1] for key in several if key in mine) if several else None,
         )
         for mine, fitting in found
     )
 
 
-def _fingerprint(item: Record) -> str:
-    return item.data.fingerprint if item.data else "unknown"
-
-
-def _images(item: Record) -> str:
+def _identity(item: Record) -> dict[Key, Value]:
+    """What has to be the same in all records of a part."""
+    category, detector = item.case.category, f"{item.case.detector} {item.case.backbone}"
+    images = item.data.fingerprint if item.data else "unknown"
     counts = f" ({item.data.good} good, {item.data.defective} defective)" if item.data else ""
-    return f"test images {_fingerprint(item)[:8]} of {item.case.category}{counts}"
+    return {
+        (category,): (images, f"test images {images[:8]} of {category}{counts}"),
+        (category, detector): (
+            item.detector_sha256,
+            f"detector {item.detector_sha256[:12]} of {category} ({detector})",
+        ),
+    }

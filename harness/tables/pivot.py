@@ -13,8 +13,8 @@ from harness.errors import RecordError, UsageError
 from harness.parity import flipped
 from harness.parity.profiles import PROFILES, precision_of
 from harness.record import Record
-from harness.tables.parts import Group, Part, by_images
-from harness.tables.plain import METRICS, groups, newest
+from harness.tables.parts import Group, Part, comparable
+from harness.tables.plain import METRICS, TIMES, groups, host_of, mean, newest
 from harness.types import Case
 
 By = Literal["backend", "precision", "detector"]
@@ -42,6 +42,8 @@ class Column:
     """With an empty category."""
     where: str
     """Device and host."""
+    places: Mapping[str, str]
+    """Category → its own device and host."""
     simulated: bool
     values: Mapping[str, Mapping[str, float]]
     """Category → measure → value."""
@@ -49,6 +51,15 @@ class Column:
     """Category → `detector_sha256`."""
     reasons: Mapping[str, str]
     """Category → why it has no metrics, no times or no flips."""
+
+    def mean(self, measure: str, categories: Sequence[str]) -> float | None:
+        """Over categories that all have it; times of several places have none."""
+        values = [self.values[name].get(measure) for name in categories]
+        there = [value for value in values if value is not None]
+        several = len({self.places[name] for name in categories if name in self.places}) > 1
+        if not there or len(there) < len(values) or (several and measure in TIMES):
+            return None
+        return mean(measure, there)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +86,12 @@ class Pivot:
         )
         found = {}
         for measure in MEASURES:
-            columns = [[column.values[name].get(measure) for name in shared] for column in self.columns]
-            found[measure] = tuple(_mean(values) for values in columns)
+            found[measure] = tuple(column.mean(measure, shared) for column in self.columns)
         return shared, found
 
 
 def pivot(records: Iterable[Record], by: By, *, stage: str = "total") -> tuple[Pivot, ...]:
-    """Spread records over columns; one table per data set, its test images and, but for what is spread, detector and backend.
+    """Spread records over columns; one table per data set, its test images, fit of each detector and, but for what is spread, detector and backend.
 
     Args:
         records: The newest of every case.
@@ -94,10 +104,12 @@ def pivot(records: Iterable[Record], by: By, *, stage: str = "total") -> tuple[P
     members: dict[tuple[object, ...], list[Group]] = {}
     for group in groups(records):
         members.setdefault(_shared(group[0].case, by), []).append(group)
-    parts = [by_images(of, lambda item: item.status == "measured") for of in members.values()]
+    parts = [comparable(of, lambda item: item.status == "measured") for of in members.values()]
     if all(len(part.groups) == 1 for of in parts for part in of):
         split = any(len(of) > 1 for of in parts)
-        why = " (the records there are, are of different test images)" if split else ""
+        why = (
+            " (the records there are, are of different test images or fits of the detector)" if split else ""
+        )
         raise RecordError(
             f"--pivot {by}: no two columns to compare: bench the same data with another {by}, into the same folder{why}"
         )
@@ -129,15 +141,16 @@ def _pivot(part: Part, by: By, stage: str) -> Pivot:
         if hidden:
             notes.append(f"{name}: {hidden} older records of other detectors or data are not shown")
         notes += [f"{name}: {category}: {why}" for category, why in columns[-1].reasons.items()]
-    if part.images:
-        notes.append(
-            "columns of other test images have a table of their own: nothing of one compares with the other"
-        )
+        if len({columns[-1].places[category] for category, item in chosen.items() if item.device}) > 1:
+            notes.append(f"{name}: its categories are of several devices or hosts: their times have no mean")
+    if part.name:
+        other = "columns of other test images, or of another fit of a detector, have a table of their own"
+        notes.append(f"{other}: nothing of one compares with the other")
     if reference is None and by != "detector":
         notes.append("no flips: no column is measured")
     same = [_setting(cases[0], name) for name in _SETTINGS if name not in differing]
-    images = [part.images] if part.images else []
-    title = [f"{cases[0].dataset} by {by}", *_titles(cases[0], by), *same, *images]
+    apart = [part.name] if part.name else []
+    title = [f"{cases[0].dataset} by {by}", *_titles(cases[0], by), *same, *apart]
     return Pivot(title=" · ".join(title), columns=tuple(columns), notes=tuple(notes), reference=reference)
 
 
@@ -185,7 +198,7 @@ def _column(
 ) -> Column:
     mark, first = reference
     devices = {item.device.device for item in shown.values() if item.device}
-    hosts = {f"{item.host.name} ({item.host.processor})" for item in shown.values()}
+    hosts = {host_of(item) for item in shown.values()}
     simulated = any(map(_is_simulated, shown.values()))
     values, reasons = {}, {}
     for category, item in shown.items():
@@ -205,6 +218,10 @@ def _column(
         name=f"{name}, SIMULATED" if simulated else name,
         case=case,
         where=f"device {', '.join(sorted(devices)) or 'unknown'} on {', '.join(sorted(hosts))}",
+        places={
+            category: f"device {item.device.device if item.device else 'unknown'} on {host_of(item)}"
+            for category, item in shown.items()
+        },
         simulated=simulated,
         values=values,
         detectors={category: item.detector_sha256 for category, item in shown.items()},
@@ -232,14 +249,7 @@ def _flips(first: Record | None, item: Record, mark: str) -> int | str:
     """Images that are decided otherwise than in `first`, of the column `mark`; or why that cannot be said."""
     if first is None or first.status != "measured":
         return f"{mark} is not measured"
-    if first.detector_sha256 != item.detector_sha256:
-        return f"another detector than {mark}"
     if [image.name for image in first.images] != [image.name for image in item.images]:
         return f"other images than {mark}"
     decided = flipped(first, item)
     return "no threshold is known" if decided is None else int(decided.sum())
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there and len(there) == len(values) else None

@@ -35,7 +35,11 @@ def document(found: Sequence[Pivot]) -> dict[str, Any]:
                 "columns": [
                     {name: getattr(column, name) for name in ("name", "where", "simulated")}
                     | {"case": msgspec.to_builtins(column.case)}
-                    | {"values": dict(column.values), "detectors": dict(column.detectors)}
+                    | {
+                        "places": dict(column.places),
+                        "values": dict(column.values),
+                        "detectors": dict(column.detectors),
+                    }
                     for column in item.columns
                 ],
                 "mean": {
@@ -108,9 +112,9 @@ def _csv(found: Sequence[Pivot]) -> str:
     writer.writerow(["title", "column", "where", "simulated", *keys, "category", "measure", "value", "note"])
     for item in found:
         for column in item.columns:
-            shared = [item.title, column.name, column.where, column.simulated]
             settings = [getattr(column.case, name) for name in keys]
             for category, values in column.values.items():
+                shared = [item.title, column.name, column.places[category], column.simulated]
                 note = column.reasons.get(category, "")
                 for measure in MEASURES:
                     value = values.get(measure, "")

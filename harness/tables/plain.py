@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ _DEVICE = {
 }
 TITLES = METRICS | DECISIONS | LATENCIES | {"images_per_second": "images/s"}
 """Every column that a table may have."""
+TIMES = (*LATENCIES, "images_per_second")
+"""What is of a device and a host, and has no mean over several of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +37,16 @@ class Row:
 
     category: str
     status: str
+    device: str | None
+    host: str
+    """Name and processor."""
     values: dict[str, float]
     note: str | None
+
+    @property
+    def place(self) -> str:
+        """Device and host."""
+        return f"{self.device or 'unknown'} on {self.host}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +69,8 @@ class Table:
     """Which stage the latencies are of."""
     weights: str
     device: str | None
+    """Of all rows, as are the hosts."""
+    host: str
     simulated: bool
     rows: tuple[Row, ...]
 
@@ -67,14 +80,25 @@ class Table:
         there = {name for row in self.rows for name in row.values}
         return (*METRICS, *(name for name in DECISIONS if name in there), *LATENCIES, "images_per_second")
 
+    @property
+    def places(self) -> frozenset[str]:
+        """Devices and hosts of the rows that have values."""
+        return frozenset(row.place for row in self.rows if row.values)
+
     def means(self) -> dict[str, tuple[float, int]]:
-        """Column → mean over the rows that have a value, and how many those are."""
+        """Column → mean over the rows that have a value, and how many those are; times of several places have none."""
         found = {}
         for name in self.columns:
-            values = [row.values[name] for row in self.rows if name in row.values]
-            if values:
-                found[name] = (sum(values) / len(values), len(values))
+            rows = [row for row in self.rows if name in row.values]
+            if rows and (name not in TIMES or len({row.place for row in rows}) == 1):
+                found[name] = (mean(name, [row.values[name] for row in rows]), len(rows))
         return found
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why a mean is missing."""
+        missing = {name for row in self.rows for name in row.values} - self.means().keys()
+        return ("no mean of times: they are of several devices or hosts",) if missing else ()
 
     @property
     def title(self) -> str:
@@ -87,19 +111,28 @@ class Table:
 
     @property
     def setting(self) -> str:
-        """Under which settings; warm-up and masks where they are not the usual ones."""
+        """Under which settings; hosts where there are several, warm-up and masks where they are not the usual ones."""
         device = f"device {self.device} · " if self.device else ""
+        hosts = f"hosts {self.host} · " if len({row.host for row in self.rows}) > 1 else ""
         stages = {**_DEVICE, "total": "decode + preprocess + infer + head", "infer_head": "infer + head"}
-        usual = {field.name: field.default for field in msgspec.structs.fields(Case)}
-        unusual = "".join(
-            f" · {name.replace('_', ' ')} {getattr(self, name)}"
-            for name in ("warmup", "mask_threshold", "mask_resize")
-            if getattr(self, name) != usual[name]
+        return f"{device}{hosts}batch {self.batch_size} · {self.threads} threads · " + " · ".join(
+            [f"ms per image for {stages.get(self.stage, self.stage)}", *unusual(self)]
         )
-        return (
-            f"{device}batch {self.batch_size} · {self.threads} threads · "
-            f"ms per image for {stages.get(self.stage, self.stage)}{unusual}"
-        )
+
+
+def unusual(of: Table | Case) -> list[str]:
+    """Warm-up and masks where they are not the usual ones."""
+    usual = {field.name: field.default for field in msgspec.structs.fields(Case)}
+    return [
+        f"{name.replace('_', ' ')} {getattr(of, name)}"
+        for name in ("warmup", "mask_threshold", "mask_resize")
+        if getattr(of, name) != usual[name]
+    ]
+
+
+def mean(name: str, values: Sequence[float]) -> float:
+    """Over categories: arithmetic, and of images per second harmonic, which is that of a mean time per image."""
+    return statistics.harmonic_mean(values) if name == "images_per_second" else sum(values) / len(values)
 
 
 def tables(records: Iterable[Record], *, stage: str = "total") -> tuple[Table, ...]:
@@ -127,7 +160,9 @@ def newest(group: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
 def table(group: Sequence[Record], stage: str = "total") -> Table:
     """One group as a table."""
     case = group[0].case
-    devices = {item.device.described for item in group if item.device}
+    found = newest(group)
+    shown = [of[0] for of in found.values()]
+    rows = tuple(_row(of[0], stage, hidden(of)) for of in found.values())
     return Table(
         detector=case.detector,
         backbone=case.backbone,
@@ -142,24 +177,35 @@ def table(group: Sequence[Record], stage: str = "total") -> Table:
         suite=case.suite,
         source=case.source,
         stage=stage,
-        weights=", ".join(sorted({item.weights.source for item in group})),
-        device=", ".join(sorted(devices)) or None,
-        simulated=any(item.device.simulated for item in group if item.device),
-        rows=_rows(group, stage),
+        weights=", ".join(sorted({item.weights.source for item in shown})),
+        device=", ".join(sorted({row.device for row in rows if row.device})) or None,
+        host=", ".join(sorted({row.host for row in rows})),
+        simulated=any(item.device.simulated for item in shown if item.device),
+        rows=rows,
     )
 
 
-def _rows(group: Sequence[Record], stage: str) -> tuple[Row, ...]:
-    """One row per category, from its newest record; others, of another detector or other data, are said to be there."""
-    rows = []
-    for shown, *others in newest(group).values():
-        hidden = tuple(
-            f"an older record ({item.finished[:16]}Z) of detector {item.detector_sha256[:12]} is not shown, "
-            f"this one is of detector {shown.detector_sha256[:12]}"
-            for item in others
-        )
-        rows.append(_row(shown, stage, hidden))
-    return tuple(rows)
+def hidden(found: Sequence[Record]) -> tuple[str, ...]:
+    """One line for each record of a category but the first, which alone is shown: what it is of, and the first is not."""
+    shown, *others = found
+    lines = []
+    for item in others:
+        older, newer = _identity(item), _identity(shown)
+        differing = [index for index in range(len(older)) if older[index] != newer[index]]
+        of, this = (" and ".join(each[index] for index in differing) for each in (older, newer))
+        said = f" of {of} is not shown, this one is of {this}" if differing else " is not shown"
+        lines.append(f"an older record ({item.finished[:16]}Z){said}")
+    return tuple(lines)
+
+
+def _identity(item: Record) -> tuple[str, str]:
+    data = f"test images {item.data.fingerprint[:12]}" if item.data else "unknown test images"
+    return f"detector {item.detector_sha256[:12]}", data
+
+
+def host_of(item: Record) -> str:
+    """Name and processor."""
+    return f"{item.host.name} ({item.host.processor})"
 
 
 def _row(item: Record, stage: str, notes: tuple[str, ...]) -> Row:
@@ -183,6 +229,8 @@ def _row(item: Record, stage: str, notes: tuple[str, ...]) -> Row:
     return Row(
         category=item.case.category,
         status=item.status,
+        device=item.device.described if item.device else None,
+        host=host_of(item),
         values=values,
         note="; ".join([*reasons, *notes]) or None,
     )

@@ -29,6 +29,7 @@ def document(found: Sequence[Table]) -> dict[str, Any]:
         "tables": [
             {name: getattr(table, name) for name in Table.__slots__ if name != "rows"}
             | {
+                "notes": list(table.notes),
                 "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in table.rows],
                 "mean": {
                     name: {"value": value, "over": count, "of": len(table.rows)}
@@ -48,18 +49,23 @@ def _text(table: Table, style: str) -> str:
     }
     markdown = style == "pipe"
     body = [
-        [_marked(row, marks, markdown=markdown), *_cells(row.values, table.columns)] for row in table.rows
+        [_marked(row, marks, markdown=markdown), row.place, *_cells(row.values, table.columns)]
+        for row in table.rows
     ]
-    body.append(_mean(table))
-    header = ["category", *(TITLES[name] for name in table.columns)]
+    label, *means = _mean(table)
+    body.append([label, "", *means])
+    header = ["category", "measured on", *(TITLES[name] for name in table.columns)]
+    sides = ["left", "left", *["right"] * len(table.columns)]
+    if len(table.places) < 2:
+        for line in (*body, header, sides):
+            del line[1]
     bold = "**" if markdown else ""
-    sides = ("left", *["right"] * len(table.columns))
     text = tabulate(body, header, tablefmt=style, disable_numparse=True, colalign=sides)
     if not markdown:
         text = _ruled(text)
     notes = [f"[{marks[row.category]}] {row.category}: {row.note}" for row in table.rows if row.note]
     gap = "\n\n" if markdown else "\n"
-    return gap.join([f"{bold}{table.title}{bold}", table.setting, text, *notes])
+    return gap.join([f"{bold}{table.title}{bold}", table.setting, text, *table.notes, *notes])
 
 
 def _mean(table: Table) -> list[str]:
@@ -102,7 +108,7 @@ def _csv(found: Sequence[Table]) -> str:
     writer.writerow([*keys, "category", "status", *columns, "note"])
     for table in found:
         for row in table.rows:
-            shared = [getattr(table, key) for key in keys]
+            shared = [getattr(row if key in ("device", "host") else table, key) for key in keys]
             writer.writerow(
                 [
                     *shared,

@@ -9,7 +9,7 @@ import pytest
 
 from harness import tables
 from harness.record import DEVICE_STAGES, Data, Device, Distribution, Record, Source
-from tests.harness.records import Results, outputs
+from tests.harness.records import HOST, Results, outputs
 
 TOTAL = Distribution(mean=9, p50=10.04, p90=12, p95=15, p99=20.26)
 INFER = Distribution(mean=4, p50=4, p90=5, p95=6, p99=7)
@@ -87,14 +87,14 @@ device Ascend910 · batch 2 · 1 threads · ms per image for decode + preprocess
 
 CSV = """\
 detector,backbone,dataset,backend,variant,batch_size,threads,warmup,mask_threshold,mask_resize,suite,source,stage,\
-weights,device,simulated,category,status,\
+weights,device,host,simulated,category,status,\
 image_auroc,pixel_auroc,aupro,p50,p90,p99,images_per_second,note
 padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,,total,\
-random,Ascend910,True,bottle,measured,1.0,0.98765,0.9,10.04,12,20.26,100.0,the crop cuts 3 of 4 masks and empties 1
+random,Ascend910,bench (any),True,bottle,measured,1.0,0.98765,0.9,10.04,12,20.26,100.0,the crop cuts 3 of 4 masks and empties 1
 padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,,total,\
-random,Ascend910,True,metal|nut,measured,0.5,0.5,,10.04,12,20.26,100.0,AUPRO undefined: no defective pixel
+random,Ascend910,bench (any),True,metal|nut,measured,0.5,0.5,,10.04,12,20.26,100.0,AUPRO undefined: no defective pixel
 padim,resnet18,mvtec,ascend910,onnx-fp32,2,1,3,127,nearest,,,total,\
-random,Ascend910,True,screw,failed,,,,,,,,failed: killed by SIGKILL"""
+random,,bench (any),True,screw,failed,,,,,,,,failed: killed by SIGKILL"""
 
 MEAN = {
     "image_auroc": {"value": 0.75, "over": 2, "of": 3},
@@ -132,14 +132,19 @@ def test_the_json_document_holds_settings_rows_and_means(records: tuple[Record, 
         "stage": "total",
         "weights": "random",
         "device": "Ascend910",
+        "host": "bench (any)",
         "simulated": True,
+        "notes": [],
     }
+    assert (bottle["device"], bottle["host"]) == ("Ascend910", "bench (any)")
     speed = {"p50": 10.04, "p90": 12, "p99": 20.26, "images_per_second": 100.0}
     assert bottle["values"] == {"image_auroc": 1.0, "pixel_auroc": 0.98765, "aupro": 0.9} | speed
     assert nut["values"] == {"image_auroc": 0.5, "pixel_auroc": 0.5} | speed
     assert screw == {
         "category": "screw",
         "status": "failed",
+        "device": None,
+        "host": "bench (any)",
         "values": {},
         "note": "failed: killed by SIGKILL",
     }
@@ -274,3 +279,89 @@ def test_a_table_says_what_was_played(results: Results) -> None:
     (table,) = tables.tables([made])
     assert "replay (ascend310) · onnx-fp32" in table.title
     assert table.rows[0].note == "no times of total: not measured here, its outputs came from files"
+
+
+def test_the_mean_of_rates_is_the_rate_of_the_mean_time(records: tuple[Record, ...]) -> None:
+    slow = msgspec.structs.replace(records[2], images_per_second=1.0)  # 1000 ms an image, the other 10 ms
+    (table,) = tables.tables([records[1], slow])
+    assert table.means()["images_per_second"][0] == pytest.approx(1e3 / 505)
+    assert table.means()["image_auroc"] == (0.75, 2)
+
+
+BOARD = msgspec.structs.replace(HOST, name="board", processor="small")
+CPU = Device(device="CPU", runtime={}, options={}, simulated=False)
+
+
+@pytest.mark.parametrize(
+    ("moved", "place", "setting"),
+    [
+        (
+            {"host": BOARD},
+            "Ascend910 on board (small)",
+            "device Ascend910 · hosts bench (any), board (small)",
+        ),
+        ({"device": CPU}, "CPU on bench (any)", "device Ascend910, CPU · batch"),
+    ],
+)
+def test_times_of_several_devices_or_hosts_have_no_mean_and_every_row_its_place(
+    records: tuple[Record, ...], moved: dict[str, object], place: str, setting: str
+) -> None:
+    found = tables.tables([records[1], msgspec.structs.replace(records[2], **moved)])
+    (table,) = found
+    assert table.means().keys() == {"image_auroc", "pixel_auroc", "aupro"}
+    assert table.setting.replace("board (small), bench (any)", "bench (any), board (small)").startswith(
+        setting
+    )
+    text = tables.render(found, "terminal")
+    assert "no mean of times: they are of several devices or hosts" in text
+    cells = [[cell.strip() for cell in line.split("│")] for line in text.splitlines()]
+    assert [row[2] for row in cells if len(row) > 2] == ["measured on", "Ascend910 on bench (any)", place, ""]
+    (mean,) = [row for row in cells if row[1:2] == ["mean of 2"]]
+    assert mean[-5:-1] == ["–", "–", "–", "–"]
+    rows = list(csv.DictReader(io.StringIO(tables.render(found, "csv"))))
+    assert [f"{row['device']} on {row['host']}" for row in rows] == ["Ascend910 on bench (any)", place]
+    (document,) = json.loads(tables.render(found, "json"))["tables"]
+    assert "p50" not in document["mean"]
+    assert document["notes"] == list(table.notes)
+
+
+def test_a_row_without_times_elsewhere_takes_no_mean_away(records: tuple[Record, ...]) -> None:
+    scored = msgspec.structs.replace(records[2], host=BOARD, latency_ms={}, images_per_second=None)
+    (table,) = tables.tables([records[1], scored])
+    assert table.means()["p50"] == (10.04, 1)
+    assert table.notes == ()
+    failed = msgspec.structs.replace(records[0], host=BOARD)
+    (table,) = tables.tables([records[1], failed])
+    assert "measured on" not in tables.render([table], "terminal")
+    assert "hosts bench (any), board (small)" in table.setting
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"detector_sha256": "c" * 64},
+            " of detector dddddddddddd is not shown, this one is of detector cccccccccccc",
+        ),
+        (
+            {"data": Data(fingerprint="9" * 64, good=4, defective=4, masks_cut=0, masks_emptied=0)},
+            " of test images ffffffffffff is not shown, this one is of test images 999999999999",
+        ),
+        (
+            {"data": None, "detector_sha256": "c" * 64},
+            (
+                " of detector dddddddddddd and test images ffffffffffff is not shown, "
+                "this one is of detector cccccccccccc and unknown test images"
+            ),
+        ),
+        ({}, " is not shown"),
+    ],
+)
+def test_of_an_older_record_it_is_said_what_really_differs(
+    results: Results, changes: dict[str, object], said: str
+) -> None:
+    old = results.add("cpu", outputs(), device=CPU, host=BOARD)
+    new = msgspec.structs.replace(old, host=HOST, finished="2025-02-01T00:00:00+00:00", **changes)
+    (table,) = tables.tables([old, new])
+    assert table.rows[0].note == f"an older record (2025-01-01T00:00Z){said}"
+    assert table.host == "bench (any)"  # of what is shown

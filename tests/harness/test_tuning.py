@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from harness import artifact, cli, precision, suite, tuning, tuning_front
@@ -194,6 +195,53 @@ def test_times_of_two_hosts_are_not_compared(results: Results) -> None:
     assert [row.on_front for row in (float32, near, far)] == [False, True, False]
     assert (far.difference, far.milliseconds, far.ratio) == (None, None, None)
     assert "on several hosts, bench (any), board (small): tune into another folder" in str(far.note)
+
+
+def test_equal_scores_of_float32_are_no_scale(results: Results) -> None:
+    flat = dataclasses.replace(given(), scores=np.ones(8))
+    simulated = Device(device="chip", runtime={}, options={}, simulated=True)
+    records = [
+        add(results, "fp32", flat, 10.0),
+        add(results, "int8", flat, 5.0),
+        add(results, "om", given(), 5.0, device=simulated),
+    ]
+    found = tuning_front.rows(tuned(results, records))
+    why = "float32's scores are all equal, so there is no scale"
+    assert [row.note for row in found] == [why, why, f"SIMULATED, not hardware; {why}"]
+    assert [(row.difference, row.on_front) for row in found] == [(None, False)] * 3
+    assert found[1].milliseconds == 5.0
+    assert not tuning_front.complete(found)
+
+
+@pytest.mark.parametrize(("unstable", "rows"), [("int8", [1]), ("fp32", [0, 1, 2])])
+def test_scores_that_differ_from_round_to_round_have_no_difference(
+    results: Results, unstable: str, rows: list[int]
+) -> None:
+    def measure(moved: float) -> list[Record]:
+        names = ("fp32", "int8", "fp16")
+        return [
+            add(results, name, given(moved=moved if name == unstable else 0), ms)
+            for name, ms in zip(names, (9.0, 8.0, 7.0), strict=True)
+        ]
+
+    found = tuning_front.rows(tuned(results, measure(0), measure(1e-9)))
+    why = f"the scores of {unstable} differ from round to round: there is no one difference"
+    assert [index for index, row in enumerate(found) if row.note == why] == rows
+    assert all(found[index].difference is None and not found[index].on_front for index in rows)
+    assert not tuning_front.complete(found)
+    assert tuning_front.complete(tuning_front.rows(tuned(results, measure(0), measure(0))))
+
+
+@pytest.mark.parametrize("refused", ["overflows", None])
+def test_a_tuning_that_measured_nothing_but_float32_is_not_measured(
+    results: Results, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, refused: str | None
+) -> None:
+    made = tuned(results, [add(results, "fp32", given(), 10.0)])
+    trial = Trial(variant="float16", settings="float16", refused=refused)
+    made = dataclasses.replace(made, trials=(*made.trials, trial))
+    monkeypatch.setattr(tuning, "tune", lambda *_, **__: made)
+    assert cli.main(["tune", "artifact", "--data", "data", "--to", "to"]) == 3
+    assert f"float16: {refused or 'no backend opened it'}" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -84,6 +84,34 @@ def test_one_kind_of_table_at_a_time(folder: str, capsys: pytest.CaptureFixture[
     assert "ask for one at a time" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--style", "modelzoo", "--stage", "infer"), "--style modelzoo takes no --stage"),
+        (("--against", "published", "--stage", "total"), "--against takes no --stage"),
+        (("--format", "csv", "--json"), "--json and --format csv: ask for one of them"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_wrong_use(
+    folder: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert cli.main(["tables", "--results", folder, *arguments]) == 2
+    written = capsys.readouterr()
+    assert message in written.out + written.err
+
+
+def test_json_twice_is_json(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(shown(capsys, "--results", folder, "--json", "--format", "json"))["tables"]
+
+
+def test_csv_of_a_comparison_says_beside_it_what_is_left_out_of_one(
+    results: Results, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results.add("onnxruntime-cpu", outputs(), case={"category": "cable"}, status="failed", reason="killed")
+    assert cli.main(["tables", "--results", folder, "--against", "published", "--format", "csv"]) == 0
+    assert "wide_resnet50_2: cable: failed: killed\n" in capsys.readouterr().err
+
+
 def test_plain_tables_stay_what_they_were(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys, "--results", folder).startswith(
         "padim resnet18 on mvtec · onnxruntime-cpu · onnx-fp32"

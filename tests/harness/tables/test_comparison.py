@@ -16,7 +16,7 @@ from harness.record import Data, Distribution, Fit, Record
 from harness.settings import settings
 from harness.tables import Comparison, Line
 from harness.tables.counterparts import COUNTERPARTS
-from tests.harness.records import Results, outputs
+from tests.harness.records import HOST, Results, outputs
 
 SOURCE = Source(
     name="paper",
@@ -111,6 +111,36 @@ def test_a_mean_without_our_categories_is_not_compared_with_some_of_them(results
         HarnessError, match=r"image_auroc: published as a mean of 2 categories, ours are bottle"
     ):
         tables.compare([ours(results)], literature(row("mean", 0.71)))
+
+
+def test_the_mean_of_rates_is_the_rate_of_the_mean_time(results: Results) -> None:
+    fast = {"infer_head": Distribution(mean=10, p50=10, p90=0, p95=0, p99=0)}
+    records = [ours(results), ours(results, "tile", latency_ms=fast)]
+    mean = only(records, literature(row("mean", 7.0, "fps"))).lines[-1]
+    assert (mean.category, mean.theirs) == ("mean", 7.0)
+    assert mean.ours == pytest.approx(1e3 / 25)
+
+
+def test_times_of_several_hosts_have_no_mean(results: Results) -> None:
+    board = msgspec.structs.replace(HOST, name="board", processor="small")
+    records = [ours(results), ours(results, "tile", host=board)]
+    rows = (row("bottle", 30.0, "latency_ms_per_image"), row("mean", 7.0, "latency_ms_per_image"))
+    made = only(records, literature(*rows, row("mean", 0.7)))
+    assert [(line[1], line[2]) for line in shown(made)] == [
+        ("latency_ms_per_image", "bottle"),
+        ("image_auroc", "mean"),
+    ]
+    assert made.left_out == ("latency_ms_per_image: no mean, ours are of several devices or hosts",)
+
+
+def test_a_category_that_was_not_measured_is_left_out_with_its_reason(results: Results) -> None:
+    failed = ours(results, "tile", status="failed", reason="killed")
+    other = ours(results, "weave", status="failed", reason="killed")
+    made = only([ours(results), failed, other], literature(row("bottle", 0.8), row("tile", 0.6)))
+    assert made.left_out == ("tile: failed: killed",)
+    assert only([ours(results), failed], literature(row("bottle", 0.8))).left_out == ()
+    found = tables.compare([ours(results), failed], literature(row("bottle", 0.8), row("mean", 0.6)))
+    assert "not compared: tile: failed: killed" in tables.render_comparisons(found, "terminal")
 
 
 def test_a_value_for_all_categories_is_set_beside_each(results: Results) -> None:
@@ -356,7 +386,13 @@ def test_the_newest_record_of_a_category_is_compared(results: Results) -> None:
     new = ours(
         results, metrics={"image_auroc": 0.4}, finished="2025-02-01T00:00:00+00:00", detector_sha256="c" * 64
     )
-    assert shown(only([old, new], literature(row("bottle", 0.8))))[0][3] == 0.4
+    made = only([old, new], literature(row("bottle", 0.8)))
+    assert shown(made)[0][3] == 0.4
+    note = "bottle: an older record (2025-01-01T00:00Z) of detector dddddddddddd is not shown, this one is of detector cc"
+    assert made.notes[0].startswith(note)
+    assert note in tables.render_comparisons(
+        tables.compare([old, new], literature(row("bottle", 0.8))), "csv"
+    )
 
 
 def test_suites_and_settings_are_compared_apart(results: Results) -> None:
@@ -368,7 +404,7 @@ def test_suites_and_settings_are_compared_apart(results: Results) -> None:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 TERMINAL = """\
-padim resnet18 on mvtec · ort · onnx-fp32 against The paper, resnet18
+padim resnet18 on mvtec · ort · onnx-fp32 · batch 1 · 1 threads against The paper, resnet18
 ╭───────────┬─────────────┬────────────┬────────┬──────────┬─────────────────╮
 │ device    │ metric      │ category   │   ours │   theirs │   ours − theirs │
 ├───────────┼─────────────┼────────────┼────────┼──────────┼─────────────────┤
@@ -385,7 +421,7 @@ note: three digits
 not compared: image_accuracy: nothing of ours is that"""
 
 MARKDOWN = """\
-**padim resnet18 on mvtec · ort · onnx-fp32 against The paper, resnet18**
+**padim resnet18 on mvtec · ort · onnx-fp32 · batch 1 · 1 threads against The paper, resnet18**
 
 | device    | metric      | category   |   ours |   theirs |   ours − theirs |
 |:----------|:------------|:-----------|-------:|---------:|----------------:|

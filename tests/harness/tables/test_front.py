@@ -119,7 +119,7 @@ def test_other_test_images_have_a_front_of_their_own(results: Results) -> None:
     add(results, "few-and-worse", 0.8, 1.5, data=of("b"))
     results.add("failed", outputs(), status="failed", reason="killed", data=of("c"))
     results.add("untimed", outputs(), data=of("d"))
-    found = {item.images: item for item in fronts(results)}
+    found = {item.part: item for item in fronts(results)}
     assert {
         images: [(point.case.backend, point.on_front) for point in item.points]
         for images, item in found.items()
@@ -132,17 +132,43 @@ def test_other_test_images_have_a_front_of_their_own(results: Results) -> None:
     assert all(str(images) in item.title for images, item in found.items())
     assert all("points of other test images" in " ".join(item.notes) for item in found.values())
     rows = list(csv.DictReader(io.StringIO(tables.render_fronts(fronts(results), "csv"))))
-    assert {(row["backend"], row["images"].split()[2]) for row in rows} >= {
+    assert {(row["backend"], row["part"].split()[2]) for row in rows} >= {
         ("all", "aaaaaaaa"),
         ("few", "bbbbbbbb"),
     }
+
+
+def test_two_fits_of_a_detector_have_fronts_of_their_own(results: Results) -> None:
+    add(results, "cpu", 0.6, 2.0)
+    add(results, "cpu", 0.9, 1.0, case={"variant": "onnx-int8"}, detector_sha256="e" * 64)
+    add(results, "cpu", 0.7, 1.5, case={"detector": "stpm"}, detector_sha256="f" * 64)
+    found = {item.part: item for item in fronts(results)}
+    assert {
+        name: [(point.case.detector, point.on_front) for point in item.points] for name, item in found.items()
+    } == {
+        "detector dddddddddddd of bottle (padim resnet18)": [("stpm", True), ("padim", False)],
+        "detector eeeeeeeeeeee of bottle (padim resnet18)": [("padim", True)],
+    }
+    assert all("of another fit of a detector" in " ".join(item.notes) for item in found.values())
+
+
+def test_csv_has_its_notes_on_standard_error(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    add(results, "one", 0.6, 1.0, detector_sha256="b" * 64, finished="2024-01-01T00:00:00+00:00")
+    add(results, "one", 0.6, 1.0)
+    arguments = ["tables", "--results", str(results.folder), "--front", "image_auroc"]
+    assert cli.main([*arguments, "--format", "csv"]) == 0
+    written = capsys.readouterr()
+    assert ": 1 older records of other detectors or data are not shown\n" in written.err
+    assert "older" not in written.out
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_same_test_images_are_not_named(results: Results) -> None:
     add(results, "one", 0.6, 2.0)
     add(results, "two", 0.9, 1.0)
     (found,) = fronts(results)
-    assert found.images is None
+    assert found.part is None
     assert found.title == "image AUROC against p50 ms (total) · mvtec · bottle"
 
 
@@ -179,6 +205,7 @@ def test_a_mean_over_times_of_two_hosts_is_on_no_front(results: Results) -> None
         "stayed": None,
     }
     assert on_front(results) == {"stayed"}
+    assert [point.milliseconds for point in found.points] == [2.0, None]
     assert "devices or hosts, a front of each" not in " ".join(found.explained)
 
 
@@ -224,7 +251,7 @@ def test_as_csv_and_json(results: Results, capsys: pytest.CaptureFixture[str]) -
         ("one", "0.6", "True"),
         ("two", "0.5", "False"),
     ]
-    (found,) = json.loads(shown(results, capsys, "--json"))["fronts"]
+    (found,) = json.loads(shown(results, capsys, "--json", "--stage", "total"))["fronts"]
     assert [point["on_front"] for point in found["points"]] == [True, False]
 
 
@@ -283,8 +310,8 @@ def test_the_picture_says_what_the_table_says_and_draws_no_line_between_hosts(
     from matplotlib.figure import Figure
 
     add(results, "one", 0.9, 4.0)
-    add(results, "two", 0.6, 1.0, detector_sha256="b" * 64)
-    add(results, "two", 0.6, 1.0, detector_sha256="c" * 64)
+    add(results, "two", 0.6, 1.0, detector_sha256="b" * 64, finished="2024-01-01T00:00:00+00:00")
+    add(results, "two", 0.6, 1.0)
     add(results, "board", 0.7, 3.0, host=BOARD, case={"variant": "onnx-" + 150 * "x"})
     results.add("untimed", outputs())
     found = fronts(results)

@@ -208,7 +208,39 @@ def test_the_newest_record_counts(results: Results) -> None:
         finished="2025-02-01T00:00:00+00:00",
         detector_sha256="c" * 64,
     )
-    assert values(blocks(old, new)["evaluation"])["bottle_auc"] == "img_auc: 0.1000"
+    found = blocks(old, new)
+    assert values(found["evaluation"])["bottle_auc"] == "img_auc: 0.1000"
+    (note,) = found["evaluation"].notes
+    assert note == (
+        "mindspore-cpu onnx-fp32, batch 1, 1 threads: bottle: an older record (2025-01-01T00:00Z) of detector "
+        "dddddddddddd is not shown, this one is of detector cccccccccccc"
+    )
+    assert (found["training"].notes, found["inference"].notes) == ((note,), ())
+    text = tables.render_blocks(tables.blocks([old, new]), "md")
+    assert text.count(note) == 2
+    assert note in tables.render_blocks(tables.blocks([old, new]), "json")
+
+
+def test_columns_that_differ_are_named_by_what_differs(results: Results) -> None:
+    cases: list[dict[str, Any]] = [{}, {"mask_resize": "dilated"}, {"mask_threshold": 64}, {"warmup": 9}]
+    found = blocks(*(made(results, "ort", case=case) for case in cases))["inference"]
+    usual = "ort onnx-fp32, batch 1, 1 threads"
+    named = ("", ", mask resize dilated", ", mask threshold 64", ", warmup 9")
+    assert found.columns == tuple(usual + name for name in named)
+
+
+def test_columns_of_several_detectors_are_said_to_be(results: Results) -> None:
+    records = [
+        made(results, "mindspore-cpu", finished="2025-02-01T00:00:00+00:00"),
+        made(results, "ort", detector_sha256="c" * 64),
+        made(results, "ort", "tile"),
+    ]
+    settings = "onnx-fp32, batch 1, 1 threads"
+    note = (
+        f"bottle is of several detectors: dddddddddddd in the training and mindspore-cpu {settings}; "
+        f"cccccccccccc in ort {settings}"
+    )
+    assert {block.notes for block in tables.blocks(records)} == {(note,)}
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import io
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness import cli, record, tables
@@ -12,7 +13,7 @@ from harness.errors import RecordError
 from harness.record import Data, Device
 from harness.tables import pivot_text
 from harness.timing import distribution
-from tests.harness.records import Results, images, outputs
+from tests.harness.records import HOST, Results, images, outputs
 
 
 def timed(milliseconds: float, **changes: Any) -> dict[str, Any]:
@@ -72,19 +73,60 @@ def test_flips_are_counted_against_the_first_column(results: Results) -> None:
     assert [column.values["bottle"]["flips"] for column in found.columns] == [0, 2]
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"detector_sha256": "b" * 64}, "another detector than [1]"),
-        ({"images": images(outputs())[::-1]}, "other images than [1]"),
-    ],
-)
-def test_what_has_no_flips_says_why(results: Results, changes: dict[str, Any], why: str) -> None:
+def test_what_has_no_flips_says_why(results: Results) -> None:
     results.add("one", outputs())
-    results.add("two", outputs(), **changes)
+    results.add("two", outputs(), images=images(outputs())[::-1])
     (found,) = pivot(results, "backend")
     assert "flips" not in found.columns[1].values["bottle"]
-    assert found.columns[1].reasons == {"bottle": f"no times of total; no flips: {why}"}
+    assert found.columns[1].reasons == {"bottle": "no times of total; no flips: other images than [1]"}
+
+
+def test_two_fits_of_a_detector_do_not_share_a_table(results: Results) -> None:
+    results.add("one", outputs())
+    results.add("one", outputs(), case={"detector": "stpm"}, detector_sha256="e" * 64)
+    results.add("two", outputs(), detector_sha256="b" * 64)
+    with pytest.raises(RecordError, match="of different test images or fits of the detector"):
+        pivot(results, "backend")
+    results.add("three", outputs(), detector_sha256="b" * 64)
+    found = pivot(results, "backend")
+    assert [names(table) for table in found] == [["one"], ["three", "two"]]
+    assert "detector bbbbbbbbbbbb of bottle (padim resnet18)" in found[1].title
+    assert all("of another fit of a detector" in table.notes[-1] for table in found)
+
+
+def test_every_category_has_a_fit_of_its_own(results: Results) -> None:
+    for backend in ("one", "two"):
+        results.add(backend, outputs(), detector_sha256="b" * 64)
+    results.add("one", outputs(), case={"category": "cable"}, detector_sha256="c" * 64)
+    (found,) = pivot(results, "backend")
+    assert names(found) == ["one", "two"]
+
+
+def test_times_of_several_hosts_have_no_mean(results: Results) -> None:
+    board = msgspec.structs.replace(HOST, name="board", processor="small")
+    for category, host in (("bottle", HOST), ("cable", board)):
+        results.add("moved", outputs(), case={"category": category}, host=host, **timed(2.0))
+        results.add("stayed", outputs(), case={"category": category}, **timed(4.0))
+    (found,) = pivot(results, "backend")
+    means = found.means()[1]
+    assert (means["p50"], means["images_per_second"]) == ((None, 4.0), (None, 250.0))
+    assert means["peak_memory"] == (3.0, 3.0)
+    assert "moved: its categories are of several devices or hosts: their times have no mean" in found.notes
+    assert not any(note.startswith("stayed: its categories") for note in found.notes)
+    rows = list(csv.DictReader(io.StringIO(tables.render_pivots((found,), "csv"))))
+    assert {(row["category"], row["where"]) for row in rows if row["column"] == "moved"} == {
+        ("bottle", "device CPU on bench (any)"),
+        ("cable", "device CPU on board (small)"),
+    }
+
+
+def test_a_mean_over_one_host_alone_has_its_times(results: Results) -> None:
+    board = msgspec.structs.replace(HOST, name="board", processor="small")
+    results.add("one", outputs(), **timed(4.0))
+    results.add("two", outputs(), **timed(2.0))
+    results.add("two", outputs(), case={"category": "cable"}, host=board, **timed(2.0))
+    (found,) = pivot(results, "backend")
+    assert found.means()[1]["p50"] == (4.0, 2.0)
 
 
 def test_flips_are_counted_against_the_first_column_that_was_measured(results: Results) -> None:
@@ -206,6 +248,7 @@ def test_means_are_over_what_every_column_has(results: Results) -> None:
     assert shared == ("bottle", "cable")
     assert means["p50"] == (3.0, 6.0)
     assert found.categories == ("bottle", "cable", "zipper")
+    assert means["images_per_second"] == pytest.approx((1e3 / 3, 1e3 / 6))  # of the mean time
     text = tables.render_pivots((found,), "terminal")
     _, mean = text.split("mean of 2 (of 3)")
     (times,) = [line for line in mean.splitlines() if "p50 ms" in line]
