@@ -67,7 +67,14 @@ def measured(found: Artifact, category: Category, out: Path, backend: str, varia
         batch_size=3,
     )
     chosen = next(item for item in found.manifest.variants if item.id == variant)
-    job = Job(case=case, artifact=found, variant=chosen, category=category, fingerprint="0" * 64, out=out)
+    job = Job(
+        case=case,
+        artifact=found,
+        variant=chosen,
+        category=category,
+        fingerprint=datasets.fingerprint(category, "test"),
+        out=out,
+    )
     session = registry.backend(backend).open(found, chosen, threads=1)
     record = bench.run(job, session, load_ms=0.0, advance=lambda _: None)
     return {image.name: image.score for image in record.images}

@@ -352,7 +352,12 @@ def measured(found: Artifact, request: FitRequest, out: Path, variant: str, *, b
     )
     chosen = next(item for item in found.manifest.variants if item.id == variant)
     job = Job(
-        case=case, artifact=found, variant=chosen, category=request.category, fingerprint="0" * 64, out=out
+        case=case,
+        artifact=found,
+        variant=chosen,
+        category=request.category,
+        fingerprint=datasets.fingerprint(request.category, "test"),
+        out=out,
     )
     session = registry.backend("onnxruntime-cpu").open(found, chosen, threads=1)
     return bench.run(job, session, load_ms=0.0, advance=lambda _: None)
