@@ -281,6 +281,13 @@ def below(path: Path, category: str) -> Path:
     return path if (path / INDEX).is_file() else storage.inside(path, category, UsageError)
 
 
+def digest(path: Path) -> str:
+    """Hexadecimal SHA-256 of the index, or of those of all categories, as `inputs` wrote them."""
+    files = [path / INDEX] if (path / INDEX).is_file() else sorted(path.glob(f"*/{INDEX}"))
+    digests = [storage.sha256_of_file(file) for file in files]
+    return digests[0] if len(digests) == 1 else storage.sha256_of_json(digests)
+
+
 def require_for(folder: Folder, artifact: Artifact, variant: Variant, fingerprint: str) -> None:
     """Raise `DatasetError` unless the batches are of this detector, for this variant, of these test images."""
     index = folder.index

@@ -76,8 +76,8 @@ class Job:
         """The record of an earlier run of the same inputs, if it was measured, with its outputs where they are to be kept.
 
         None either where the record, its evidence or a file of the artifact is not what it was, where a later run of the case
-        gave another record (of another model, or a failure), and where another machine or version of the runtime made it: the
-        case then runs again, and says what is wrong if that is so still.
+        gave another record (of another model, detector or data, or a failure), and where another version of the runtime made it
+        on this machine: the case then runs again, and says what is wrong if that is so still.
         """
         path = self.out / record.file_name(self.case, self.inputs_sha256)
         if not path.is_file():  # other outcomes have other file names
@@ -90,22 +90,22 @@ class Job:
             return None
         kept = found.outputs is not None and (self.out / found.outputs.file).is_file()
         whole = arrays is not None and (kept or not self.save_outputs)
-        return found if whole and self._is_newest(found) and _was_made_here(found) else None
+        return found if whole and self._is_newest(found) and not _is_outdated(found) else None
 
     def _is_newest(self, found: Record) -> bool:
-        """Whether `found` is the record of its case that tables and verdicts rest on."""
-        return found in record.latest(self.earlier())
+        """Whether nothing of the case was made later, whatever its detector and data: tables show the newest."""
+        return all(item.finished <= found.finished for item in self.earlier())
 
     def earlier(self) -> tuple[Record, ...]:
-        """Records of this case, and of some others, that are in the results folder and can be read."""
+        """Records of this case that are in the results folder and can be read."""
         name = record.file_name(self.case, self.inputs_sha256)
-        of_case = []
+        found = []
         for path in self.out.glob(
             glob.escape(name.removesuffix(f"{self.inputs_sha256[:12]}.json")) + "*.json"
         ):
             with contextlib.suppress(RecordError):
-                of_case.append(record.read(path))
-        return tuple(of_case)
+                found.append(record.read(path))
+        return tuple(item for item in found if item.case == self.case)
 
     def _require_files(self) -> None:
         """Raise `ArtifactError` unless the artifact holds what the case needs."""
@@ -115,13 +115,13 @@ class Job:
             self.artifact.state()
 
 
-def _was_made_here(found: Record) -> bool:
-    """Whether this machine made a record, with the versions of the runtime's packages that are installed."""
+def _is_outdated(found: Record) -> bool:
+    """Whether this machine made a record with other versions of the runtime's packages than are installed."""
     here = host.describe()
     if any(getattr(found.host, name) != getattr(here, name) for name in host.MACHINE):
-        return False
+        return False  # who carried it here wants it kept
     packages = importlib.metadata.packages_distributions()
-    return all(
+    return not all(
         re.match(rf"{re.escape(importlib.metadata.version(distribution))}(\W|$)", version)
         for module, version in (found.device.runtime if found.device else {}).items()
         for distribution in packages.get(module, ())

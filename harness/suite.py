@@ -108,7 +108,7 @@ def plan(request: BenchRequest) -> Plan:
                 mask_threshold=request.mask_threshold,
                 mask_resize=request.mask_resize,
                 suite=request.suite,
-                source=f"inputs {given.sha256[:12]}" if given else None,
+                source=f"inputs {batches.digest(request.inputs)[:12]}" if request.inputs else None,
             )
             jobs.append(
                 Job(
@@ -134,11 +134,12 @@ def planned(jobs: Sequence[Job], out: Path, *, force: bool) -> Plan:
     """
     _require_distinct(jobs)
     storage.require_writable(out)
-    _require_clock(jobs)
     finished = [] if force else [job.finished() for job in jobs]
     kept = tuple(item for item in finished if item is not None)
     done = {item.inputs_sha256 for item in kept}
-    return Plan(jobs=tuple(job for job in jobs if job.inputs_sha256 not in done), finished=kept)
+    left = tuple(job for job in jobs if job.inputs_sha256 not in done)
+    _require_clock(left)
+    return Plan(jobs=left, finished=kept)
 
 
 def _inputs(
@@ -191,7 +192,8 @@ def _require_clock(jobs: Sequence[Job]) -> None:
         for what, when in before.items():
             if when[:19] > now[:19]:  # both UTC, to the second
                 raise UsageError(
-                    f"this machine's clock says {now[:19]}Z, and {what} at {when[:19]}Z: set the clock, since the newest record counts"
+                    f"this machine's clock says {now[:19]}Z, and {what} at {when[:19]}Z; the newest record counts: set the clock, or, if that "
+                    "other clock was ahead, measure into another --out folder"
                 )
 
 

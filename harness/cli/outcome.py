@@ -44,6 +44,8 @@ def run(plan: Plan, options: argparse.Namespace, backends: Sequence[str]) -> int
         print(
             f"{len(plan.finished)} of {len(plan.finished) + len(plan.jobs)} cases were measured before (--force again)"
         )
+    for line in _elsewhere(plan.finished):
+        say_on_stderr(line)
     try:
         records = suite.run(
             plan, timeout=options.timeout, report=say_case if not options.json else say_failure
@@ -53,6 +55,19 @@ def run(plan: Plan, options: argparse.Namespace, backends: Sequence[str]) -> int
         return 130
     in_order = sorted(records, key=lambda item: backends.index(item.case.backend))
     return conclude(records, list(dict.fromkeys(item.case.runner for item in in_order)), options)
+
+
+def _elsewhere(finished: Sequence[Record]) -> list[str]:
+    """Of cases that another machine measured: which, for their times are not of this one."""
+    from harness import host
+
+    here = host.describe()
+    return [
+        f"{item.case.runner} {item.case.category} was measured on {item.host.name} ({item.host.processor}), {item.finished[:16]}Z; "
+        "measure it here into another --out folder, or with --force in its place"
+        for item in finished
+        if any(getattr(item.host, name) != getattr(here, name) for name in host.MACHINE)
+    ]
 
 
 def conclude(

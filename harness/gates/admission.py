@@ -141,7 +141,7 @@ def require_counterparts(now: Record, then: Record) -> None:
         raise NotMeasured(f"{title}: other test images than the baseline's")
     if now == then:
         raise NotMeasured(
-            f"{title}: this is the baseline's own record, nothing was measured since; bench again"
+            f"{title}: this is the baseline's own record, nothing was measured since; bench with --force"
         )
 
 

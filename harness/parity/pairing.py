@@ -64,7 +64,8 @@ def parity(
     everything = record.read_all(folder) if records is None else tuple(records)
     found = record.latest(everything)
     scopes: dict[str, list[Record]] = {}
-    for item in found:
+    left_out = tuple(item for item in found if _is_same_side(item, reference, found))
+    for item in (item for item in found if item not in left_out):
         suite = f" (suite {item.case.suite})" if item.case.suite else ""
         scope = f"{item.case.detector} {item.case.backbone} on {item.case.dataset}{suite}"
         scopes.setdefault(scope, []).append(item)
@@ -72,10 +73,12 @@ def parity(
     if not found:
         reasons.append("there are no records")
     pairs = tuple(
-        dataclasses.replace(pair, notes=pair.notes + _superseded(pair, everything, found))
+        dataclasses.replace(pair, notes=pair.notes + _superseded(pair, everything, found) + _played(left_out))
         for members in scopes.values()
         for pair in _pairs(folder, members, reference, asked)
     )
+    if not pairs:
+        reasons += _played(left_out)
     _require_outputs(pairs, asked)
     verdicts: list[Verdict] = [pair.verdict for pair in pairs]
     if reasons:
@@ -200,8 +203,9 @@ def _gaps(members: Sequence[Record], reference: str) -> list[str]:
             else ""
         )
         return [f"only {reference} has records: nothing to compare with; bench another backend{more}"]
-    unclear = (_unclear(_candidates(members, reference, other), reference) for other in members)
-    found = [gap for gap in unclear if gap is not None]
+    candidates = [_candidates(members, reference, other) for other in members]
+    unclear = [*candidates, [item for of in candidates for item in of]]  # in a category, else over all
+    found = [gap for gap in (_unclear(of, reference) for of in unclear) if gap is not None][:1]
     for name, theirs in sorted(sides.items()):
         found += _lost(reference, ours, name, theirs) + _outdated(reference, ours, name, theirs)
     return [*dict.fromkeys(found)]
@@ -256,7 +260,7 @@ def _unclear(candidates: Sequence[Record], reference: str) -> str | None:
     by_precision = sorted(candidates, key=lambda item: list(PROFILES).index(precision_of(item)[0]))
     ids = list(dict.fromkeys(item.case.variant for item in by_precision))
     return (
-        f"{reference} has records of {candidates[0].case.category} in several precisions ({', '.join(ids)}): name the one to be "
+        f"{reference} has records of {', '.join(sorted({item.case.category for item in candidates}))} in several precisions ({', '.join(ids)}): name the one to be "
         f"agreed with, --reference {reference}:{ids[0]} say"
     )
 
@@ -292,6 +296,19 @@ def _superseded(pair: PairReport, everything: Sequence[Record], found: Sequence[
         and item.detector_sha256 == pair.detector_sha256
         and item.inputs_sha256 not in [kept.inputs_sha256 for kept in found if kept.case == item.case]
     )
+
+
+def _is_same_side(item: Record, reference: str, found: Sequence[Record]) -> bool:
+    """Whether a record plays the outputs of the reference, or the reference plays its outputs: no network ran between them."""
+    if item.source is not None and item.source.record_sha256:
+        return item.source.made_by == reference.partition(":")[0]
+    mine = [of for of in found if _side(of, reference) == reference and of is not item]
+    return any(of.source and of.source.record_sha256 and of.source.made_by == item.case.runner for of in mine)
+
+
+def _played(left_out: Sequence[Record]) -> tuple[str, ...]:
+    names = dict.fromkeys(item.case.runner for item in left_out)
+    return tuple(f"{name} is left out: the one plays the outputs of the other" for name in names)
 
 
 def _choose(references: Sequence[Record], case: Case) -> tuple[Record, tuple[str, ...]]:

@@ -365,6 +365,25 @@ def test_a_folder_of_artifacts_gets_a_folder_per_category(tiny: Tiny, tmp_path: 
     assert made.case.source is not None
 
 
+def test_the_batches_of_several_categories_are_one_side(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("widget", "gadget"):
+        shutil.copytree(tiny.data / "widget", tmp_path / "data" / name)
+        path = Path(shutil.copytree(tiny.artifact, tmp_path / "artifacts" / name))
+        manifest = msgspec.structs.replace(artifact.read(path).manifest, category=name)
+        digest = artifact.detector_digest(manifest)
+        artifact.write_manifest(path, msgspec.structs.replace(manifest, detector_sha256=digest))
+    where = ["--data", str(tmp_path / "data")]
+    assert cli.main(["inputs", str(tmp_path / "artifacts"), *where, "--to", str(tmp_path / "in")]) == 0
+    asked = ["bench", "--artifact", str(tmp_path / "artifacts"), *where, "--inputs", str(tmp_path / "in")]
+    assert (
+        cli.main([*asked, "--backend", "onnxruntime-cpu", "--threads", "1", "--out", str(tmp_path / "r")])
+        == 0
+    )
+    made = record.read_all(tmp_path / "r")
+    assert {item.case.category for item in made} == {"widget", "gadget"}
+    assert {item.case.source for item in made} == {f"inputs {batches.digest(tmp_path / 'in')[:12]}"}
+
+
 # bench --inputs.
 
 

@@ -108,14 +108,24 @@ def test_a_replay_of_one_side_is_no_other_side(results: Results) -> None:
     results.add("board", outputs())
     source = Source(record_sha256="1" * 64, made_by="board")
     results.add("replay", outputs(), case={"source": "board"}, source=source)
-    for reference in ("board", "replay (board)"):
+    for reference, other in (("board", "replay (board)"), ("replay (board)", "board")):
         report = parity.parity(results.folder, reference=reference)
-        assert report.verdict == "not measured"
-        assert str(report.pairs[0].reason).endswith(
-            "plays the outputs of board: no network ran on the other side"
-        )
+        assert (report.verdict, report.pairs) == ("not measured", ())
+        assert report.reasons[-1] == f"{other} is left out: the one plays the outputs of the other"
     results.add("reference", outputs())
     assert parity.parity(results.folder, reference="reference").verdict == "passed"
+    report = parity.parity(results.folder, reference="board")
+    assert (report.verdict, [pair.other.runner for pair in report.pairs]) == ("passed", ["reference"])
+    assert "replay (board) is left out" in report.pairs[0].notes[-1]
+
+
+def test_several_precisions_of_the_reference_over_the_categories_are_asked_about(results: Results) -> None:
+    for category, variant in (("gadget", "onnx-fp32"), ("widget", "onnx-fp16")):
+        results.add("reference", outputs(), case={"category": category, "variant": variant})
+        results.add("board", outputs(), case={"category": category})
+    report = parity.parity(results.folder, reference="reference")
+    assert report.verdict == "not measured"
+    assert "records of gadget, widget in several precisions (onnx-fp32, onnx-fp16)" in report.reasons[0]
 
 
 @pytest.mark.parametrize("variant", ["onnx-fp32", "onnx-fp16", "onnx-int8"])

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, bench, host, record, suite, worker
+from harness import artifact, bench, record, suite, worker
 from harness.errors import ArtifactError, DatasetError, HarnessError, UsageError
 from harness.record import Record
 from harness.suite import BenchRequest, Interrupted
@@ -171,13 +171,27 @@ def test_a_case_measured_with_another_model_since_runs_again(tiny: Tiny, tmp_pat
     assert suite.plan(request).finished == (again,)
 
 
-@pytest.mark.parametrize("field", host.MACHINE)
-def test_a_record_of_another_machine_is_not_finished_here(tiny: Tiny, tmp_path: Path, field: str) -> None:
+def test_a_record_that_was_carried_here_is_kept(tiny: Tiny, tmp_path: Path) -> None:
     (made,) = run(tiny.request(tmp_path, "fake-work"))
-    value = getattr(made.host, field)
-    there = msgspec.structs.replace(made.host, **{field: value + 1 if isinstance(value, int) else "another"})
-    record.write(tmp_path, msgspec.structs.replace(made, host=there))
-    assert suite.plan(tiny.request(tmp_path, "fake-work")).finished == ()
+    assert made.device is not None
+    board = msgspec.structs.replace(made.host, name="board")
+    device = msgspec.structs.replace(made.device, runtime={"numpy": "0.1"})
+    record.write(tmp_path, msgspec.structs.replace(made, host=board, device=device))
+    (kept,) = suite.plan(tiny.request(tmp_path, "fake-work")).finished
+    assert kept.host.name == "board"
+
+
+def test_a_case_of_another_detector_or_other_data_since_runs_again(
+    tiny: Tiny, tmp_path: Path, data: Path
+) -> None:
+    request, other = (tiny.request(tmp_path / "out", "fake-work", data=where) for where in (tiny.data, data))
+    run(request)
+    write_image(data / "widget" / "test/good/000.png", np.zeros((40, 40), np.uint8))
+    run(other)
+    plan = suite.plan(request)
+    assert plan.finished == ()
+    (again,) = suite.run(plan, timeout=60, report=lambda _: None)
+    assert max(record.read_all(tmp_path / "out"), key=lambda item: item.finished) == again
 
 
 @pytest.mark.parametrize(
@@ -201,7 +215,8 @@ def test_a_clock_that_is_behind_what_was_measured_is_refused(
     with pytest.raises(
         UsageError, match=r"clock says 1970-01-01T00:00:01Z, and fake-work widget was measured at 20"
     ):
-        suite.plan(tiny.request(tmp_path, "fake-work"))
+        suite.plan(tiny.request(tmp_path, "fake-work", force=True))
+    assert len(suite.plan(tiny.request(tmp_path, "fake-work")).finished) == 1  # nothing is measured
 
 
 def test_images_that_change_while_they_are_measured_fail_the_case(

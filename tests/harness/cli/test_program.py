@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -86,6 +87,18 @@ def test_bench_json_is_one_document_with_a_record_per_case(
     assert statuses(first) == {"fake-work": "measured", "fake-chatter": "measured"}
     assert cli.main(arguments) == 0  # from the records of the first
     assert printed(capsys) == first
+
+
+def test_what_another_machine_measured_is_said_to_be_its(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(bench(tiny, tmp_path / "out", "fake-work"))
+    (made,) = record.read_all(tmp_path / "out")
+    board = msgspec.structs.replace(made.host, name="board", processor="Kunpeng 920")
+    record.write(tmp_path / "out", msgspec.structs.replace(made, host=board))
+    assert "board" not in capsys.readouterr().err
+    assert cli.main(bench(tiny, tmp_path / "out", "fake-work")) == 0
+    assert "fake-work widget was measured on board (Kunpeng 920), 20" in capsys.readouterr().err
 
 
 def test_a_line_that_cannot_be_parsed_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
