@@ -4,7 +4,8 @@ What cannot be compared is "not measured" with its reason, never passed. Nothing
 devices: records and their evidence are enough.
 """
 
-from harness.parity.pairing import Asked, compare, parity
+from harness.parity.comparing import Asked, compare
+from harness.parity.pairing import parity
 from harness.parity.profiles import FLOAT32, PROFILES, Profile, Tolerances
 from harness.parity.report import (
     COMPARED_METRICS,

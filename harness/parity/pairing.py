@@ -1,45 +1,18 @@
-"""Which records are compared with which, and what two records must share before anything is compared."""
+"""Which records are compared with which, and what lacks a counterpart."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import record, registry
 from harness.errors import UsageError
-from harness.parity import inputs, levels, rates, tensors
-from harness.parity.profiles import FLOAT32, PROFILES, precision_of, profile_of
-from harness.parity.report import LevelReport, PairReport, ParityReport, Verdict, overall
-from harness.parity.sides import Float64, Sides, named
+from harness.parity.comparing import NOTHING_ASKED, Asked, about, compare, why_images_differ
+from harness.parity.profiles import PROFILES, precision_of
+from harness.parity.report import PairReport, ParityReport, Verdict, overall
 from harness.record import Record
 from harness.types import Case
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a person may ask of a comparison."""
-
-    profile: str | None = None
-    """One of `PROFILES`; `None` for what the two precisions are."""
-    outputs: Mapping[str, float] = field(default_factory=dict)
-    """Tolerances of single outputs, by name."""
-    margin: float | None = None
-    """In [0, 1): the loss of AUROC or AUPRO that must be ruled out; `None`: nothing need be."""
-
-
-NOTHING_ASKED = Asked()
-_ENCODED = "warning: the files of the test images or masks differ, the decoded pixels do not"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What takes time, and is the same whatever the tolerances are."""
-
-    tensors: tensors.MeasuredTensors
-    similarity: Float64 | None
-    metrics: rates.MeasuredMetrics
 
 
 def parity(
@@ -84,84 +57,6 @@ def parity(
     if reasons:
         verdicts.append("not measured")
     return ParityReport(verdict=overall(verdicts), reference=reference, pairs=pairs, reasons=tuple(reasons))
-
-
-def compare(
-    folder: Path,
-    reference: Record,
-    other: Record,
-    *,
-    asked: Asked = NOTHING_ASKED,
-    notes: tuple[str, ...] = (),
-) -> PairReport:
-    """Compare two records of one detector on the same images; refused, with the reason, when they are not that.
-
-    Raises:
-        RecordError: the evidence of one was altered.
-    """
-    profile = profile_of(reference, other, asked=asked.profile, outputs=asked.outputs)
-    pair = PairReport(
-        verdict="not measured",
-        reference=reference.case,
-        other=other.case,
-        detector_sha256=reference.detector_sha256,
-        record_files=(record.path_of(folder, reference).name, record.path_of(folder, other).name),
-        profile=profile,
-        notes=notes,
-        simulated=tuple(
-            item.case.runner for item in (reference, other) if item.device and item.device.simulated
-        ),
-    )
-    reason = _refusal(reference, other)
-    if reason is not None:
-        return dataclasses.replace(pair, reason=reason)
-    sides = Sides(
-        records=(reference, other),
-        evidence=(record.read_evidence(folder, reference), record.read_evidence(folder, other)),
-        tolerances=profile.tolerances,
-    )
-    if _about(reference) != _about(other):
-        pair = dataclasses.replace(pair, notes=(*notes, _ENCODED))
-    return _judged(pair, folder, sides, asked.margin)
-
-
-def _judged(pair: PairReport, folder: Path, sides: Sides, margin: float | None) -> PairReport:
-    measured = Measured(
-        tensors=tensors.measure(folder, sides),
-        similarity=levels.measure_similarity(sides),
-        metrics=rates.measure(sides, margin),
-    )
-    reports = _levels(sides, measured)
-    strict: dict[str, Verdict] = {}
-    if sides.tolerances != FLOAT32:
-        strictly = _levels(dataclasses.replace(sides, tolerances=FLOAT32), measured)
-        strict = {level.name: level.verdict for level in strictly}
-    images = sides.records[0].images
-    return dataclasses.replace(
-        pair,
-        verdict=overall(level.verdict for level in reports),
-        good=sum(image.label == 0 for image in images),
-        defective=sum(image.label == 1 for image in images),
-        levels=reports,
-        left_out={"tensors": measured.tensors.left_out} if measured.tensors.left_out else {},
-        float32=strict,
-        tensors=measured.tensors.differences,
-        metrics=measured.metrics.changes,
-        flips=levels.flips(sides),
-        largest=levels.largest_differences(sides),
-    )
-
-
-def _levels(sides: Sides, measured: Measured) -> tuple[LevelReport, ...]:
-    found = (
-        inputs.input_level(sides),
-        tensors.tensor_level(measured.tensors, sides),
-        levels.score_level(sides),
-        levels.map_level(sides, measured.similarity),
-        levels.decision_level(sides, levels.flips(sides)),
-        rates.metric_level(measured.metrics, sides),
-    )
-    return tuple(level for level in found if level is not None)
 
 
 def _require_outputs(pairs: Sequence[PairReport], asked: Asked) -> None:
@@ -236,9 +131,7 @@ def _outdated(reference: str, ours: Sequence[Record], name: str, theirs: Sequenc
 def _is_counterpart(item: Record, last: Record) -> bool:
     """Whether a record is of the same detector and, as far as both say, test images."""
     unknown = last.data is None or item.data is None
-    return item.detector_sha256 == last.detector_sha256 and (
-        unknown or _why_images_differ(last, item) is None
-    )
+    return item.detector_sha256 == last.detector_sha256 and (unknown or why_images_differ(last, item) is None)
 
 
 def _candidates(members: Sequence[Record], reference: str, other: Record) -> list[Record]:
@@ -250,7 +143,7 @@ def _candidates(members: Sequence[Record], reference: str, other: Record) -> lis
         for item in members
         if item.case.category == other.case.category and _side(item, reference) == reference
     ]
-    return [item for item in mine if _about(item) == _about(other)] or mine
+    return [item for item in mine if about(item) == about(other)] or mine
 
 
 def _unclear(candidates: Sequence[Record], reference: str) -> str | None:
@@ -273,11 +166,6 @@ def _pairs(folder: Path, members: Sequence[Record], reference: str, asked: Asked
             chosen, notes = _choose(candidates, other.case)
             pairs.append(compare(folder, chosen, other, asked=asked, notes=notes))
     return pairs
-
-
-def _about(item: Record) -> tuple[str, str | None]:
-    """Detector and test data of a record, which both sides of a comparison share."""
-    return item.detector_sha256, item.data.fingerprint if item.data else None
 
 
 def _truth(case: Case) -> tuple[int, str]:
@@ -327,69 +215,3 @@ def _choose(references: Sequence[Record], case: Case) -> tuple[Record, tuple[str
             f"{chosen.case.runner} has {len(same)} such records: the newest was taken ({setting})",
         )
     return chosen, ()
-
-
-def _refusal(reference: Record, other: Record) -> str | None:
-    both = (reference, other)
-    unmeasured = [
-        f"{item.case.runner} {item.status}: {item.reason}" for item in both if item.status != "measured"
-    ]
-    if unmeasured:
-        return "; ".join(unmeasured)
-    dependent = _why_one_side_alone(reference, other)
-    if dependent is not None:
-        return dependent
-    digests = " and ".join(item.detector_sha256[:12] for item in both)
-    if reference.detector_sha256 != other.detector_sha256:
-        return f"different detectors (detector_sha256 {digests}): bench both backends on one artifact"
-    if reference.thresholds != other.thresholds:
-        return f"different thresholds under one detector_sha256 ({digests}): a record was altered; bench both again"
-    for name in ("mask threshold", "mask resize"):
-        rules = [getattr(item.case, name.replace(" ", "_")) for item in both]
-        if rules[0] != rules[1]:
-            option = name.replace(" ", "-")
-            return (
-                f"different ground truth ({name} {rules[0]} and {rules[1]}): bench both with one --{option}"
-            )
-    return _why_images_differ(reference, other)
-
-
-def _why_one_side_alone(reference: Record, other: Record) -> str | None:
-    if reference.inputs_sha256 == other.inputs_sha256:
-        return f"a record would be compared with itself (inputs_sha256 {other.inputs_sha256[:12]})"
-    for one, two in ((reference, other), (other, reference)):
-        if two.source is not None and two.source.record_sha256 and two.source.made_by == one.case.runner:
-            return (
-                f"{two.case.runner} plays the outputs of {one.case.runner}: no network ran on the other side"
-            )
-    return None
-
-
-def _why_images_differ(reference: Record, other: Record) -> str | None:
-    if reference.data is None or other.data is None or not reference.images or not other.images:
-        return "a record without test images: there is nothing to compare"
-    prints = f"fingerprints {reference.data.fingerprint[:12]} and {other.data.fingerprint[:12]}"
-    mine, theirs = ([image.name for image in item.images] for item in (reference, other))
-    counts = f"{len(mine)} and {len(theirs)} images, {prints}"
-    if not set(mine) & set(theirs):
-        return f"no test image in common ({counts}): bench both on one folder"
-    if mine != theirs:
-        alone = sorted(set(mine) ^ set(theirs))
-        what = f"only one side has {named(alone)}" if alone else "the same names in another order"
-        return f"different test images ({counts}): {what}; bench both on one folder"
-    images = zip(reference.images, other.images, strict=True)
-    relabelled = [one.name for one, two in images if one.label != two.label or one.label not in (0, 1)]
-    if relabelled:
-        return f"different or unknown labels ({prints}): {named(relabelled)}"
-    if reference.data.fingerprint != other.data.fingerprint and not _same_pixels(reference, other):
-        return f"different test images under the same names ({prints}): bench both on one folder"
-    return None
-
-
-def _same_pixels(reference: Record, other: Record) -> bool:
-    """Whether every image was decoded to the same pixels, so that at most the files' encoding differs.
-
-    Masks are compared as evidence, in the level of inputs.
-    """
-    mine, theirs = ([image.stages.get("decode") for image in item.images] for item in (reference, other))
-    return mine == theirs and None not in mine
