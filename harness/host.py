@@ -35,8 +35,12 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     git_dirty: bool | None
 
 
-MACHINE = ("name", "machine", "processor", "cores", "memory_bytes")
-"""What makes two hosts one: system, Python and harness may have been updated."""
+_MACHINE = ("name", "machine", "processor", "cores", "memory_bytes")
+
+
+def apart(one: Host, two: Host) -> tuple[str, ...]:
+    """Fields by which two hosts are different machines: system, Python and harness may have been updated."""
+    return tuple(name for name in _MACHINE if getattr(one, name) != getattr(two, name))
 
 
 def usable_cores() -> int:

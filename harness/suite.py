@@ -82,6 +82,7 @@ def plan(request: BenchRequest) -> Plan:
         if not category.test:
             raise DatasetError(f"{category.root}/test: no test images, so nothing to score")
     fingerprints = {name: datasets.fingerprint(category, "test") for name, category in loaded.items()}
+    taken = None if request.inputs is None else f"inputs {batches.digest(request.inputs)[:12]}"
     for name in request.backends:
         backend = registry.backend(name)
         formats = backend.formats
@@ -108,7 +109,7 @@ def plan(request: BenchRequest) -> Plan:
                 mask_threshold=request.mask_threshold,
                 mask_resize=request.mask_resize,
                 suite=request.suite,
-                source=f"inputs {batches.digest(request.inputs)[:12]}" if request.inputs else None,
+                source=taken,
             )
             jobs.append(
                 Job(

@@ -66,7 +66,7 @@ def _elsewhere(finished: Sequence[Record]) -> list[str]:
         f"{item.case.runner} {item.case.category} was measured on {item.host.name} ({item.host.processor}), {item.finished[:16]}Z; "
         "measure it here into another --out folder, or with --force in its place"
         for item in finished
-        if any(getattr(item.host, name) != getattr(here, name) for name in host.MACHINE)
+        if host.apart(item.host, here)
     ]
 
 
@@ -126,12 +126,18 @@ def _parity_of(
 
     if len(backends) * max(1, len(variants)) < 2 or not records:
         return None
-    of = {name: name.partition("(")[2].rstrip(")") or name for name in backends}  # what a replay plays
-    trained_with = [name for name in backends if of[name].startswith(("mindspore", "ascend910"))]
+    ran = {item.case.runner: _backend_of(item) for item in records}
+    trained_with = [name for name in backends if ran[name].startswith(("mindspore", "ascend910"))]
     simulated = {item.case.runner for item in records if item.device and item.device.simulated}
     real = [name for name in backends if name not in simulated]
-    exact = [name for name in real if of[name] not in registry.LOWER_PRECISION]
+    exact = [name for name in real if ran[name] not in registry.LOWER_PRECISION]
     reference = (trained_with or exact or real or backends)[0]
     if len(variants) > 1:
         reference = f"{reference}:{variants[0]}"
     return parity.parity(out, reference=reference, records=tuple(records))
+
+
+def _backend_of(item: Record) -> str:
+    """What ran the network; of a replay, what had run it."""
+    played = item.source.made_by if item.source is not None and item.source.record_sha256 else None
+    return played or item.case.backend

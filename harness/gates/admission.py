@@ -117,8 +117,7 @@ def require_one_host(now: Host, then: Host, what: str) -> None:
     """Raise `NotMeasured` unless both are the same machine, without which `what` does not compare."""
     apart = [
         f"{name} {getattr(now, name)!r}, the baseline's {getattr(then, name)!r}"
-        for name in host.MACHINE
-        if getattr(now, name) != getattr(then, name)
+        for name in host.apart(now, then)
     ]
     if apart:
         raise NotMeasured(f"{what}: measured on another host than its baseline ({'; '.join(apart)})")

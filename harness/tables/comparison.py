@@ -11,7 +11,7 @@ from harness.published import ALL, MEAN, Counts, Published, Row, Source
 from harness.record import Record
 from harness.tables.counterparts import COUNTERPARTS
 from harness.tables.differences import differences, same_images
-from harness.tables.plain import Table, groups, hidden, host_of, mean, newest, table, unusual
+from harness.tables.plain import Table, groups, hidden, mean, newest, place_of, table, unusual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +200,7 @@ def _lines(
                 same_images=same_images(ours[name], counts[name]),
             )
         )
-    places = {(item.device and item.device.device, host_of(item)) for item in ours.values()}
+    places = {place_of(item) for item in ours.values()}
     means = _mean(metric, theirs, lines, ours, counts)
     if means and metric in _TIMES and len(places) > 1:
         return lines, [*omitted, (metric, None, "no mean, ours are of several devices or hosts")]

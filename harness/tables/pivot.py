@@ -14,7 +14,7 @@ from harness.parity import flipped
 from harness.parity.profiles import PROFILES, precision_of
 from harness.record import Record
 from harness.tables.parts import Group, Part, comparable
-from harness.tables.plain import METRICS, TIMES, groups, host_of, mean, newest
+from harness.tables.plain import METRICS, TIMES, groups, host_of, mean, newest, place_of
 from harness.types import Case
 
 By = Literal["backend", "precision", "detector"]
@@ -218,10 +218,7 @@ def _column(
         name=f"{name}, SIMULATED" if simulated else name,
         case=case,
         where=f"device {', '.join(sorted(devices)) or 'unknown'} on {', '.join(sorted(hosts))}",
-        places={
-            category: f"device {item.device.device if item.device else 'unknown'} on {host_of(item)}"
-            for category, item in shown.items()
-        },
+        places={category: place_of(item) for category, item in shown.items()},
         simulated=simulated,
         values=values,
         detectors={category: item.detector_sha256 for category, item in shown.items()},

@@ -208,6 +208,11 @@ def host_of(item: Record) -> str:
     return f"{item.host.name} ({item.host.processor})"
 
 
+def place_of(item: Record) -> str:
+    """Device and host: times of two places have no mean."""
+    return f"device {item.device.device if item.device else 'unknown'} on {host_of(item)}"
+
+
 def _row(item: Record, stage: str, notes: tuple[str, ...]) -> Row:
     values = {name: item.metrics[name] for name in (*METRICS, *DECISIONS) if name in item.metrics}
     if stage in item.latency_ms:
