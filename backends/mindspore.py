@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from backends import cann
-from backends.base import DeviceReport
 from backends.errors import BackendError, DeviceMismatch
-from harness.artifact import Artifact, Variant
+from harness.contracts import DeviceReport
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import DISTRIBUTION, MissingExtra
 from harness.types import AnyArray
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import DeviceReport
 from backends.errors import BackendError, DeviceMismatch
-from harness.artifact import Artifact, Variant
+from harness.contracts import DeviceReport
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import MissingExtra, Unavailable
 from harness.registry import is_installed
 from harness.types import AnyArray

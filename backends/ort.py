@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from backends import cann as toolkit
-from backends.base import DeviceReport
 from backends.errors import BackendError, DeviceMismatch
 from backends.ort_session import BoundSession, OnnxRuntimeSession, vendor_errors
-from harness.artifact import Artifact, Variant
+from harness.contracts import DeviceReport
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import DISTRIBUTION, MissingExtra, Unavailable
 
 _CANN = "CANNExecutionProvider"

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import DeviceReport
 from backends.errors import BackendError
+from harness.contracts import DeviceReport
 from harness.types import AnyArray
 
 _NONE: Mapping[str, float] = MappingProxyType({})

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from backends.base import DeviceReport
 from backends.errors import BackendError
-from harness.outputs import Reader
-from harness.record import Device
+from harness.contracts import DeviceReport
+from harness.records.outputs import Reader
+from harness.records.record import Device
 from harness.types import AnyArray
 
 _NONE: Mapping[str, float] = MappingProxyType({})

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import bench, host, registry, suite
-from harness.job import Job
-from harness.preprocess import Preprocessor
-from harness.suite import BenchRequest
+from harness import machine, registry
+from harness.detector.preprocess import Preprocessor
+from harness.run import pipeline, plan
+from harness.run.job import Job
+from harness.run.plan import BenchRequest
 from tests.conftest import SHARED, make_tiny
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -54,14 +55,14 @@ def bare_loop(job: Job) -> Callable[[], list[float]]:
 
 def compare(job: Job, *, repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Print the ratios; the scores of both sides must be the same."""
-    bare, warm_up, marks = bare_loop(job), bench._warm_up, dict[str, float]()  # noqa: SLF001
+    bare, warm_up, marks = bare_loop(job), pipeline._warm_up, dict[str, float]()  # noqa: SLF001
 
     def marked(*arguments: Any) -> float:
         taken = warm_up(*arguments)
         marks["first image"] = time.perf_counter()
         return taken
 
-    monkeypatch.setattr(bench, "_warm_up", marked)
+    monkeypatch.setattr(pipeline, "_warm_up", marked)
     expected = bare()
     loops, cases, wholes = list[float](), list[float](), list[float]()
     for _ in range(repeats):
@@ -69,7 +70,7 @@ def compare(job: Job, *, repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
             job.artifact, job.variant, threads=job.case.threads
         )
         start = time.perf_counter()
-        made = bench.run(job, session, load_ms=0, advance=list[int]().append)
+        made = pipeline.run(job, session, load_ms=0, advance=list[int]().append)
         end = time.perf_counter()
         assert np.allclose([image.score for image in made.images], expected, rtol=1e-5)
         assert bare() == expected
@@ -91,7 +92,7 @@ def report(job: Job, loops: list[float], cases: list[float], wholes: list[float]
 
 def test_overhead_on_tiny_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fixed costs alone: 8 images of 40 x 40 pixels through one convolution."""
-    (job,) = suite.plan(make_tiny(tmp_path).request(tmp_path / "results")).jobs
+    (job,) = plan.plan(make_tiny(tmp_path).request(tmp_path / "results")).jobs
     compare(job, repeats=15, monkeypatch=monkeypatch)
 
 
@@ -112,8 +113,8 @@ def test_overhead_on_real_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         categories=("bottle",),
         backends=("onnxruntime-cpu",),
         out=tmp_path / "results",
-        threads=host.usable_cores(),
+        threads=machine.usable_cores(),
     )
-    (job,) = suite.plan(request).jobs
+    (job,) = plan.plan(request).jobs
     compare(job, repeats=5, monkeypatch=monkeypatch)
     shutil.rmtree(tmp_path / "results")

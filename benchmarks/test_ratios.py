@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from backends.base import Session
-from harness import artifact
+from harness.contracts import Session
+from harness.detector import artifact
 from harness.heads.neighbours import Neighbours
 from harness.metrics import pixel_metrics
 from harness.types import AnyArray

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from exporters.base import Subject
 from exporters.errors import ExportMismatch
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
-from exporters.subject import Subject
 from harness import registry
+from harness.detector.preprocess import Preprocessor
 from harness.heads.graph import HEAD, MAP, SCORE
-from harness.preprocess import Preprocessor
 from harness.types import AnyArray, Float32
 
 TOLERANCE = 1e-4

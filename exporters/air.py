@@ -14,7 +14,7 @@ import numpy as np
 
 from exporters.errors import ExportError
 from harness import storage
-from harness.artifact import Artifact, TensorSpec, Variant
+from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.errors import Unavailable
 
 
@@ -37,7 +37,7 @@ def export(artifact: Artifact, *, head_in_graph: bool = False) -> Variant:
             f"export ONNX instead (--format onnx), which atc converts to OM ({error})"
         ) from error
     from exporters.agreement import outputs
-    from exporters.subject import subject
+    from exporters.base import subject
 
     net = subject(artifact, head_in_graph=head_in_graph)
     net.cell.set_train(False)  # MindSpore does it for ONNX alone

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from exporters.runtime import nn
 from harness import registry
-from harness.artifact import Artifact
+from harness.detector.artifact import Artifact
+from harness.detector.preprocess import Layout
 from harness.heads.graph import HEAD
-from harness.preprocess import Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from exporters.agreement import agreement, outputs
+from exporters.base import subject
 from exporters.errors import ExportError
 from exporters.runtime import mindspore as ms
-from exporters.subject import subject
 from harness import storage
-from harness.artifact import Artifact, TensorSpec, Variant
+from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.types import AnyArray, Float32
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from exporters.agreement import agreement
+from exporters.base import Subject, subject
 from exporters.errors import ExportError
 from exporters.runtime import mindspore as ms
-from exporters.subject import Subject, subject
 from harness import __version__, storage
-from harness.artifact import Artifact, TensorSpec, Variant
+from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.errors import MissingExtra
 from harness.types import AnyArray, Float32
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from harness.artifact import Artifact, Variant
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import ArtifactError
-from harness.foreign.adopt import DETECTOR
 from harness.heads.graph import HEAD
+from harness.onnx_models.adopt import DETECTOR
 
 
 def source(artifact: Artifact, formats: tuple[str, ...], *, head_in_graph: bool) -> Variant:

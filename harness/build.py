@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness import artifact, registry
-from harness.artifact import Artifact, Variant
+from harness import registry
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, Variant
 from harness.types import Category
 
 Precision = Literal["fp16", "int8"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from harness.artifact import Artifact, Variant
+from harness.detector.artifact import Artifact, Variant
 from harness.types import AnyArray
 
 

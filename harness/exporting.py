@@ -7,10 +7,11 @@ import json
 
 import msgspec
 
-from harness import artifact, datasets, precision, registry
-from harness.artifact import Artifact, OmRequest, Variant
+from harness import build, datasets, registry
+from harness.build import PrecisionRequest
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, OmRequest, Variant
 from harness.errors import UsageError
-from harness.precision import PrecisionRequest
 
 
 def export(options: argparse.Namespace) -> int:
@@ -38,7 +39,7 @@ def export(options: argparse.Namespace) -> int:
             print(f"{found.path / variant.model}: {_checked(variant)}")
         for request in lowerings:
             category = datasets.load_category(options.data, found.manifest.category)
-            variant = precision.lower(
+            variant = build.lower(
                 artifact.read(found.path), category, request, head_in_graph=options.head_in_graph
             )
             print(f"{found.path / variant.model}: {_lowered(found, variant)}")
@@ -71,7 +72,7 @@ def _precision_requests(options: argparse.Namespace) -> tuple[PrecisionRequest, 
             calibration=options.calibration or "minmax",
             keep_float=tuple(dict.fromkeys(options.keep_float)),
             lower_head=options.lower_head,
-            images=options.images or precision.IMAGES,
+            images=options.images or build.IMAGES,
         )
         for name in dict.fromkeys(options.precision)
     )

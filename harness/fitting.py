@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from harness import datasets, host, registry
-from harness import settings as settings_module
-from harness.artifact import Artifact
+from harness import datasets, machine, registry
+from harness.detector import settings as settings_module
+from harness.detector.artifact import Artifact
+from harness.detector.settings import Settings
 from harness.errors import UsageError
-from harness.settings import Settings
 from harness.types import Category, FitRequest
 
 FEW_HELD_OUT = 20
@@ -40,7 +40,7 @@ def fit(options: argparse.Namespace, names: Sequence[str]) -> int:
     if "index" in options and len(names) != 1:
         raise UsageError("a faiss index is the memory bank of one category: name it with --category")
     if options.only is not None:
-        host.die_with_parent(signal.SIGTERM)
+        machine.die_with_parent(signal.SIGTERM)
         _fit_here(template, options.only, options.data)
         return 0
     if template.backbone != "none" and template.weights is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import tables
-from harness.record import Record
+from harness.records.record import Record
 
 if TYPE_CHECKING:
     from harness.parity import ParityReport

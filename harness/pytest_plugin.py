@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from backends.base import Session
+    from harness.contracts import Session
     from harness.gates.interleaved import Interleaved
-    from harness.record import Record
+    from harness.records.record import Record
 
 _NAME = "harness-interleaved"
 _FOLDER = "HARNESS_INTERLEAVED_FOLDER"
@@ -199,7 +199,8 @@ def harness_session(request: pytest.FixtureRequest) -> Iterator[Callable[..., Se
 
     Sessions are closed when the test ends. A backend that cannot run here skips the test with its own reason.
     """
-    from harness import artifact, registry
+    from harness import registry
+    from harness.detector import artifact
 
     opened: list[Session] = []
 
@@ -225,7 +226,7 @@ def harness_session(request: pytest.FixtureRequest) -> Iterator[Callable[..., Se
 @pytest.fixture(scope="session")
 def harness_records(pytestconfig: pytest.Config) -> tuple[Record, ...]:
     """The newest record of every case in the results folder (`--harness-results`)."""
-    from harness import record
+    from harness.records import record
 
     return record.latest(record.read_all(pytestconfig.getoption("harness_results")))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import HarnessError, UsageError
 
 if TYPE_CHECKING:
-    from backends.base import Backend
+    from harness.contracts import Backend
     from harness.heads.base import HeadFactory
 
 BACKENDS = {
@@ -75,29 +75,29 @@ EXPORTERS = {
     "onnx": "exporters.onnx:export",
     "mindir": "exporters.mindir:export",
     "air": "exporters.air:export",
-    "om": "exporters.om:export",
+    "om": "exporters.ascend.om:export",
 }
 DOCTORS = dict.fromkeys(
     ("ascend310", "ascend310p", "ascend310b", "ascend310-simulated"), "backends.ascend.doctor:steps"
 )
-"""Backends with steps of their own for `harness.doctor`."""
+"""Backends with steps of their own for `harness.doctor.steps`."""
 STAGES = {
     "fit": "exporters.fit.job:fit",
     "check_fit": "exporters.fit.job:check",
-    "convert": "exporters.weights:convert",
-    "load_weights": "exporters.weights:load_backbone",
-    "om_dry_run": "exporters.om:dry_run",
-    "fp16_report": "exporters.fp16_report:report",
-    "lower_precision": "exporters.precision:export",
-    "precision_groups": "exporters.precision:groups",
+    "convert": "exporters.weights.convert:convert",
+    "load_weights": "exporters.weights.convert:load_backbone",
+    "om_dry_run": "exporters.ascend.om:dry_run",
+    "fp16_report": "exporters.ascend.fp16_report:report",
+    "lower_precision": "exporters.quantize.export:export",
+    "precision_groups": "exporters.quantize.export:groups",
     "play": "backends.replay:play",
-    "blame_side": "exporters.blame.sides:side",
+    "blame_side": "harness.blame.nodes.side:side",
     "blame_rows": "exporters.blame.rows:rows",
     "blame_chosen": "exporters.blame.rows:chosen",
-    "blame_nodes": "exporters.blame.nodes:blame",
-    "blame_request": "exporters.blame.prepare:PrepareRequest",
-    "blame_prepare": "exporters.blame.prepare:prepare",
-    "blame_rerun": "exporters.blame.reproducer:rerun",
+    "blame_nodes": "harness.blame.nodes.find:blame",
+    "blame_request": "harness.blame.nodes.prepare:PrepareRequest",
+    "blame_prepare": "harness.blame.nodes.prepare:prepare",
+    "blame_rerun": "harness.blame.nodes.reproducer:rerun",
 }
 OUR_PACKAGES = ("backends", "exporters")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.record import DEVICE_STAGES, Distribution
+from harness.records.record import DEVICE_STAGES, Distribution
 
 
 def distribution(samples_ms: Sequence[float]) -> Distribution:
@@ -23,7 +23,7 @@ def stages(
     head: Sequence[float],
     device: Sequence[Mapping[str, float]] = (),
 ) -> Mapping[str, list[float]]:
-    """Stages of `harness.record.STAGES` and `DEVICE_STAGES` from those that were measured, in ms per image.
+    """Stages of `harness.records.record.STAGES` and `DEVICE_STAGES` from those that were measured, in ms per image.
 
     An empty sequence was not measured; a sum without one of its parts is left out, and so is a stage of `device` that
     is not given for every image.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import datasets
-from harness.preprocess import Preprocessor
+from harness.detector.preprocess import Preprocessor
 from harness.types import Bool, Case, Category, Sample
 
 

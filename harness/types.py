@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from harness.settings import Settings
+    from harness.detector.settings import Settings
 
 Device = Literal["cpu", "ascend", "gpu"]
 MaskResize = Literal["nearest", "bilinear_truncated", "area_truncated", "dilated"]
-"""How ground truth comes into the frame of the map; see `harness.preprocess.Preprocessor.mask`."""
+"""How ground truth comes into the frame of the map; see `harness.detector.preprocess.Preprocessor.mask`."""
 Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]

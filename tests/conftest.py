@@ -16,12 +16,22 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, datasets, registry, storage
-from harness.artifact import Artifact, HeadSpec, Manifest, TensorSpec, Thresholds, Training, Variant, Weights
+from harness import datasets, registry, storage
+from harness.detector import artifact
+from harness.detector.artifact import (
+    Artifact,
+    HeadSpec,
+    Manifest,
+    TensorSpec,
+    Thresholds,
+    Training,
+    Variant,
+    Weights,
+)
+from harness.detector.preprocess import Preprocessor, standard_steps
+from harness.detector.settings import Padim
 from harness.heads.padim import OUTPUT
-from harness.preprocess import Preprocessor, standard_steps
-from harness.settings import Padim
-from harness.suite import BenchRequest
+from harness.run.plan import BenchRequest
 from harness.types import AnyArray, Category, FitRequest, Float32
 
 # MindSpore and onnx read these when they are imported, in whichever test comes first.
@@ -189,7 +199,7 @@ CORES_AT_IMPORT = len(os.sched_getaffinity(0))
 
 import numpy as np
 
-from backends.base import DeviceReport
+from harness.contracts import DeviceReport
 from harness.errors import Unavailable
 
 

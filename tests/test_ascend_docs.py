@@ -6,9 +6,10 @@ import ast
 import re
 from pathlib import Path
 
-from exporters import om
-from harness import artifact, registry
-from harness.artifact import OmRequest
+from exporters.ascend import om
+from harness import registry
+from harness.detector import artifact
+from harness.detector.artifact import OmRequest
 from tests.conftest import Tiny
 
 ROOT = Path(__file__).resolve().parents[1]

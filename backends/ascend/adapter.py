@@ -9,9 +9,9 @@ from typing import Any
 
 from backends.ascend.runtime import Runtime, runtime
 from backends.ascend.session import AscendSession
-from backends.base import DeviceReport
 from backends.errors import BackendError, DeviceMismatch
-from harness.artifact import Artifact, Variant
+from harness.contracts import DeviceReport
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import Unavailable
 
 DEVICE = 0

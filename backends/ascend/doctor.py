@@ -10,13 +10,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.doctor.steps.steps import Fault, Step, agreement
+
 from backends import cann
 from backends.ascend import codes
 from backends.ascend.adapter import DEVICE, Ascend, family
 from backends.ascend.runtime import Acl, Runtime, runtime
-from harness import artifact, trial
-from harness.artifact import Artifact, OmRequest, Variant
-from harness.doctor import Fault, Step, agreement
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, OmRequest, Variant
+from harness.doctor.steps import smoke_model
 from harness.errors import HarnessError
 
 NODES = Path("/dev")
@@ -155,14 +157,14 @@ class _Walk:
             cann=_SIMULATED_CANN if simulated else None,
         )
         with tempfile.TemporaryDirectory() as folder:
-            found = trial.write(Path(folder) / "trial")
+            found = smoke_model.write(Path(folder) / "trial")
             variant = _compiled(found, request)
             session = self.backend.open(artifact.read(found.path), variant, threads=1)
             with contextlib.closing(session):
-                batch = trial.images()
+                batch = smoke_model.images()
                 outputs, times = session.run(batch), dict(session.device_ms)
         told = ", ".join(f"{name} {value:.2f} ms" for name, value in times.items())
-        return f"{agreement(trial.difference(outputs, batch))}, compiled in {request.precision_mode} ({told})"
+        return f"{agreement(smoke_model.difference(outputs, batch))}, compiled in {request.precision_mode} ({told})"
 
     def _runtime(self) -> Runtime:
         """AscendCL, initialised once; it is finalised when this process ends."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from backends.ascend.model import Buffer, Model, Transfer
 from backends.ascend.runtime import Holdings, Runtime, Stage, twice
-from backends.base import DeviceReport
 from backends.errors import BackendError
-from harness.artifact import Variant
+from harness.contracts import DeviceReport
+from harness.detector.artifact import Variant
 from harness.types import AnyArray
 
 

@@ -1,6 +1,6 @@
 """The file that the simulated `atc` writes and the simulated `acl` loads: never a real OM, and no real OM is read.
 
-Layout: the magic line `harness.artifact.SIMULATED_OM`, 8 bytes of little-endian length, that many bytes of JSON
+Layout: the magic line `harness.detector.artifact.SIMULATED_OM`, 8 bytes of little-endian length, that many bytes of JSON
 (`Header`), then the ONNX model to the end of the file.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from harness.artifact import SIMULATED_OM
+from harness.detector.artifact import SIMULATED_OM
 
 DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64"]
 Channels = Annotated[tuple[float, ...], msgspec.Meta(min_length=3, max_length=3)]

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import DeviceReport, Session
 from harness import registry
-from harness.artifact import Artifact, Variant
+from harness.contracts import DeviceReport, Session
+from harness.detector.artifact import Artifact, Variant
 from harness.types import AnyArray, Scores
 
 Outputs = dict[str, AnyArray]

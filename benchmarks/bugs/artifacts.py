@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks.bugs.base import Change, Place
 from benchmarks.bugs.site import Site
-from harness import artifact
+from harness.detector import artifact
 
 
 def _state_copied(other: str, *, sign: bool) -> Change:

@@ -9,10 +9,11 @@ from typing import Literal
 
 from benchmarks.bugs import tensors
 from benchmarks.bugs.site import Site
-from harness import parity, record
+from harness import parity
 from harness.blame import Stage, blame
 from harness.errors import HarnessError
-from harness.record import Record
+from harness.records import record
+from harness.records.record import Record
 
 Place = Stage | Literal["detector", "state", "model", "data", "device", "results"]
 """Where a bug can lie: the stages of blame, and what only a refusal names."""

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 
 from benchmarks.bugs.base import Change, Place
 from benchmarks.bugs.site import HEADED, Site
-from harness import artifact
-from harness.artifact import OmRequest
+from harness.detector import artifact
+from harness.detector.artifact import OmRequest
 from harness.heads.resampling import resampling_matrix
 from harness.types import AnyArray
 
@@ -117,8 +117,8 @@ def _quantised_blindly(site: Site) -> None:
 
 def _trained_mode(site: Site) -> None:
     """The network was exported without `set_train(False)`: it normalises by the batch's own statistics."""
+    from exporters.base import subject
     from exporters.runtime import mindspore as ms
-    from exporters.subject import subject
 
     net = subject(site.opened(), head_in_graph=False)
     net.cell.set_train(True)

@@ -16,8 +16,10 @@ from benchmarks.bugs.files import by_name, by_number
 from benchmarks.bugs.graphs import compile_om, rescale
 from benchmarks.bugs.preprocessors import frame
 from benchmarks.bugs.site import HEADED, Site
-from harness import artifact, replaying, suite
-from harness.preprocess import Preprocessor, standard_steps
+from harness.detector import artifact
+from harness.detector.preprocess import Preprocessor, standard_steps
+from harness.run import plan as plan_module
+from harness.run import replay
 
 
 def _opset(backend: str) -> Callable[[Site], None]:
@@ -89,11 +91,11 @@ def _replayed(site: Site) -> None:
     """Outputs that another machine stored, scored here."""
     elsewhere = site.folder / "elsewhere"
     site.bench(out=elsewhere)
-    request = replaying.ReplayRequest(
+    request = replay.ReplayRequest(
         artifacts=(site.artifact,), results=elsewhere, categories=(), out=site.results
     )
-    plan = suite.planned(replaying.jobs(request), site.results, force=False)
-    suite.run(plan, timeout=600, report=lambda _: None)
+    plan = plan_module.planned(replay.jobs(request), site.results, force=False)
+    plan_module.run(plan, timeout=600, report=lambda _: None)
 
 
 def _simulated(site: Site) -> None:

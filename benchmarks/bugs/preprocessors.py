@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.bugs.base import Change, Place
 from benchmarks.bugs.site import Site
-from harness.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessor, standard_steps
+from harness.detector.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessor, standard_steps
 from harness.types import AnyArray, Float32, Sample, UInt8
 
 Make = Callable[[Sample], Float32]

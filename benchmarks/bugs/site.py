@@ -15,8 +15,12 @@ import msgspec
 import numpy as np
 import onnx
 
-from harness import artifact, batches, datasets, scoring, storage, suite
-from harness.artifact import Artifact, Variant
+from harness import datasets, storage
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, Variant
+from harness.records import batches
+from harness.run import external
+from harness.run import plan as plan_module
 from harness.types import Category, Float32, Sample
 
 VARIANT = "onnx-fp32"
@@ -60,7 +64,7 @@ class Site:
 
     def bench(self, backend: str = "onnxruntime-cpu", *, variant: str | None = None, **settings: Any) -> None:
         """`harness bench --artifact … --save-outputs`; `settings` are further fields of `BenchRequest`."""
-        request = suite.BenchRequest(
+        request = plan_module.BenchRequest(
             **{
                 "artifacts": (self.artifact,),
                 "data": self.data,
@@ -74,7 +78,7 @@ class Site:
                 **settings,
             }
         )
-        suite.run(suite.plan(request), timeout=request.timeout, report=lambda _: None)
+        plan_module.run(plan_module.plan(request), timeout=request.timeout, report=lambda _: None)
 
     def write_inputs(self, *, batch_size: int | None = None, format_: batches.Format = "npy") -> None:
         """`harness inputs`."""
@@ -126,10 +130,10 @@ class Site:
                     np.save(path, array)
         return folder
 
-    def score(self, outputs: Path, program: scoring.Program = "npy") -> None:
+    def score(self, outputs: Path, program: external.Program = "npy") -> None:
         """`harness score`."""
         assert self.inputs is not None
-        request = scoring.ScoreRequest(
+        request = external.ScoreRequest(
             artifacts=self.artifact,
             data=self.data,
             categories=(),
@@ -139,8 +143,8 @@ class Site:
             out=self.results,
             threads=1,
         )
-        plan = suite.planned(scoring.jobs(request), self.results, force=False)
-        suite.run(plan, timeout=600, report=lambda _: None)
+        plan = plan_module.planned(external.jobs(request), self.results, force=False)
+        plan_module.run(plan, timeout=600, report=lambda _: None)
 
     def edit_graph(self, edit: Callable[[onnx.ModelProto], None], wanted: str = VARIANT) -> None:
         """Change the model file as an exporter with a fault would have written it, and list it."""

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from benchmarks.bugs import adapters
 from benchmarks.bugs.site import HEADED, Site
-from harness import artifact, datasets
+from harness import datasets
 from harness.datasets.synthetic import make_category
-from harness.settings import Padim, Settings, Stpm
+from harness.detector import artifact
+from harness.detector.settings import Padim, Settings, Stpm
 from harness.types import FitRequest
 
 CATEGORY, OTHER_CATEGORY = "weave", "washer"

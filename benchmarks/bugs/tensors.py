@@ -6,10 +6,11 @@ import importlib
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import record, registry
-from harness.blame.net import spans
-from harness.outputs import Reader
-from harness.record import Record
+from harness import registry
+from harness.blame.outputs import spans
+from harness.records import record
+from harness.records.outputs import Reader
+from harness.records.record import Record
 
 INSTALL = "pip install polygraphy"
 Finding = Literal["found", "missed", "outside", "no outputs", "not installed"]

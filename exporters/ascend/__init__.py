@@ -1,0 +1,1 @@
+"""The files an Ascend device reads: OM models, and what `atc` needs for them."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from harness.detector.preprocess import Colour, Normalise, Scale, Step
 from harness.errors import UsageError
-from harness.preprocess import Colour, Normalise, Scale, Step
 
 _TEMPLATE = """\
 # {note}

@@ -20,7 +20,7 @@ from pathlib import Path
 import harness
 from exporters.errors import ExportError
 from harness import storage
-from harness.artifact import OmRequest, TensorSpec
+from harness.detector.artifact import OmRequest, TensorSpec
 from harness.errors import Unavailable, UsageError
 
 SIMULATED = "simulated"

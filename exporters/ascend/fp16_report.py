@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from exporters.good_images import batches, spread
-from exporters.source import source
-from harness.artifact import Artifact
+from exporters.quantize.calibration import batches, spread
+from exporters.source_variant import source
+from harness.detector.artifact import Artifact
 from harness.errors import ArtifactError, MissingExtra
 from harness.types import AnyArray, Category
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from exporters import aipp, atc
-from exporters.source import source
+from exporters.ascend import aipp, atc
+from exporters.source_variant import source
 from harness import storage
-from harness.artifact import SIMULATED_OM, Artifact, OmRequest, Target, TensorSpec, Variant
+from harness.detector.artifact import SIMULATED_OM, Artifact, OmRequest, Target, TensorSpec, Variant
+from harness.detector.preprocess import Windows
 from harness.errors import UsageError
 from harness.heads.graph import HEAD
-from harness.preprocess import Windows
 
 _AIPP_FILE = "aipp.cfg"
 _OUTPUT_DTYPES = {"FP32": "float32", "FP16": "float16"}
@@ -225,6 +225,6 @@ def _stage(artifact: Artifact, made: Plan, folder: Path) -> dict[str, str]:
     if made.source.format != "onnx":
         shutil.copyfile(file, folder / made.staged)
         return software
-    from exporters import opset  # onnx is not needed for AIR
+    from exporters.ascend import opset  # onnx is not needed for AIR
 
     return software | {"opset": str(opset.stage(file, folder / made.staged, made.cann))}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporters.blame.sides import Side
-from harness.preprocess import Preprocessor
+from harness.blame.nodes.side import Side
+from harness.detector.preprocess import Preprocessor
 from harness.types import AnyArray, Sample
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from harness.detector.settings import SsimAe
 from harness.errors import UsageError
-from harness.settings import SsimAe
 from harness.types import AnyArray, Float32, UInt8
 
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from exporters.fit.training import TrainingLog
-from harness.artifact import HeadSpec
-from harness.preprocess import Preprocessor
+from exporters.train.loop import TrainingLog
+from harness.detector.artifact import HeadSpec
+from harness.detector.preprocess import Preprocessor
 from harness.types import AnyArray, FitRequest, Float32, Sample
 
 BATCH = 8

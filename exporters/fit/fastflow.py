@@ -10,15 +10,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from exporters.fit.base import Images, Learnt
-from exporters.fit.training import Task, epochs_of, train
 from exporters.nets.fastflow import BACKBONE, FastflowNet, Flows, frozen, initial
 from exporters.nets.resnet import arrays_of
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
-from harness.artifact import HeadSpec
+from exporters.train.loop import Task, epochs_of, train
+from harness.detector.artifact import HeadSpec
+from harness.detector.settings import Fastflow
 from harness.errors import UsageError
 from harness.heads.fastflow import OUTPUTS
-from harness.settings import Fastflow
 from harness.types import AnyArray, FitRequest, Float32
 
 
@@ -51,7 +51,7 @@ class FlowLoss(nn.Cell):
 def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, unseen: Images) -> Learnt:
     """Train the flows; the rest of an epoch that does not fill a batch is left out."""
     settings = request.settings
-    assert isinstance(settings, Fastflow)  # noqa: S101 - `harness.settings` pairs them
+    assert isinstance(settings, Fastflow)  # noqa: S101 - `harness.detector.settings` pairs them
     backbone = frozen(request.backbone, weights)
     flows = Flows(_start(settings, backbone.channels, request.seed))
     features, held_out = (_features(backbone, part) for part in (images, unseen))

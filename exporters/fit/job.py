@@ -15,15 +15,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from exporters import weights as weights_module
-from exporters.fit import checkpoint
 from exporters.fit.base import Images, Learner, Learnt
 from exporters.runtime import mindspore as ms
 from exporters.runtime import use
-from harness import __version__, artifact, datasets, host, registry, storage, training
-from harness.artifact import Artifact, Manifest, Thresholds, Training, Weights
-from harness.errors import ArtifactError, DatasetError, UsageError
-from harness.preprocess import (
+from exporters.train import checkpoint
+from exporters.weights.convert import convert as weights_module
+from harness import __version__, datasets, machine, registry, storage
+from harness.detector import artifact, training_log
+from harness.detector.artifact import Artifact, Manifest, Thresholds, Training, Weights
+from harness.detector.preprocess import (
     Colour,
     Crop,
     Decode,
@@ -35,8 +35,9 @@ from harness.preprocess import (
     Windows,
     standard_steps,
 )
-from harness.settings import Settings, SsimAe, Trained
-from harness.training import TrainingLog
+from harness.detector.settings import Settings, SsimAe, Trained
+from harness.detector.training_log import TrainingLog
+from harness.errors import ArtifactError, DatasetError, UsageError
 from harness.types import Category, FitRequest, Float32, Sample
 
 IMAGE_QUANTILE = 0.95
@@ -113,8 +114,8 @@ def _fit(request: FitRequest) -> tuple[Artifact, bool]:
             **_training_report(learnt.training),
             "seconds": round(time.perf_counter() - started, 2),
             "finished": dt.datetime.now(dt.timezone.utc).isoformat(),
-            "host": msgspec.to_builtins(host.describe()),
-            "peak_memory_bytes": host.peak_memory_bytes(),
+            "host": msgspec.to_builtins(machine.describe()),
+            "peak_memory_bytes": machine.peak_memory_bytes(),
         },
         software={"harness": __version__, "mindspore": ms.__version__, "numpy": np.__version__},
     )
@@ -282,7 +283,7 @@ def _write(out: Path, manifest: Manifest, learnt: Learnt) -> Artifact:
         artifact.write_arrays(made / artifact.STATE, learnt.state)
         artifact.write_arrays(made / artifact.NET, learnt.net)
         if learnt.training is not None:
-            training.write(made, learnt.training)
+            training_log.write(made, learnt.training)
         artifact.write_manifest(made, manifest)
         if out.exists():
             shutil.move(out, Path(folder) / "replaced")

@@ -12,12 +12,12 @@ from exporters.fit.gaussian import Factors, GaussianAccumulator, factorise
 from exporters.nets.padim import PadimNet
 from exporters.nets.resnet import load
 from exporters.runtime import mindspore as ms
-from harness import host
-from harness.artifact import HeadSpec
+from harness import machine
+from harness.detector.artifact import HeadSpec
+from harness.detector.settings import Padim
 from harness.errors import UsageError
 from harness.heads.padim import BLOCK_ROWS, OUTPUT
 from harness.progress import progress
-from harness.settings import Padim
 from harness.types import AnyArray, FitRequest, Float32
 
 EPSILON = 0.01
@@ -63,7 +63,7 @@ def choose_channels(backbone: str, count: int, *, seed: int, draw: str) -> list[
 def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, unseen: Images) -> Learnt:
     """Fit the Gaussians of all positions."""
     settings = request.settings
-    assert isinstance(settings, Padim)  # noqa: S101 - `harness.settings` pairs them
+    assert isinstance(settings, Padim)  # noqa: S101 - `harness.detector.settings` pairs them
     crop = settings.crop
     if crop % 16:
         raise UsageError(f"--crop {crop}: PaDiM needs a multiple of 16, where the three layers' grids nest")
@@ -89,7 +89,7 @@ def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, u
         epsilon=EPSILON,
         tolerance=TOLERANCE,
         block_rows=BLOCK_ROWS,
-        threads=host.usable_cores(),
+        threads=machine.usable_cores(),
     )
     parameters = {
         "epsilon": EPSILON,

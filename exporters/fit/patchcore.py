@@ -17,13 +17,13 @@ from exporters.fit.faiss_index import read_index
 from exporters.nets.patchcore import PatchcoreNet
 from exporters.nets.resnet import load
 from exporters.runtime import mindspore as ms
-from harness import host, storage
-from harness.artifact import HeadSpec
+from harness import machine, storage
+from harness.detector.artifact import HeadSpec
+from harness.detector.settings import Patchcore
 from harness.errors import ArtifactError, UsageError
 from harness.heads.neighbours import BLOCK, Neighbours
 from harness.heads.patchcore import LARGEST, OUTPUT
 from harness.progress import progress
-from harness.settings import Patchcore
 from harness.types import AnyArray, FitRequest, Float32
 
 Run = Callable[[Float32], dict[str, AnyArray]]
@@ -38,7 +38,7 @@ def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, u
     """Fill the memory bank, from the images or from a faiss index."""
     del unseen
     settings = request.settings
-    assert isinstance(settings, Patchcore)  # noqa: S101 - `harness.settings` pairs them
+    assert isinstance(settings, Patchcore)  # noqa: S101 - `harness.detector.settings` pairs them
     net = PatchcoreNet(request.backbone, settings.layers, (settings.crop, settings.crop))
     load(net, weights)
     _require_score(settings, net)
@@ -158,7 +158,7 @@ def _without_repeats(rows: Float32) -> Float32:
 
 def _supports(bank: Float32, count: int, category: str) -> NDArray[np.int32]:
     """The rows (M, b) of each row's `count` nearest in the bank, itself among them."""
-    neighbours = Neighbours(bank, threads=host.usable_cores())
+    neighbours = Neighbours(bank, threads=machine.usable_cores())
     found = np.empty((len(bank), min(count, len(bank))), np.int32)
     with progress(f"neighbours {category}", len(bank), unit="patches") as advance:
         for first in range(0, len(bank), BLOCK):

@@ -14,15 +14,15 @@ import numpy as np
 from exporters.fit.augment import Augmentation
 from exporters.fit.base import Images, Learnt
 from exporters.fit.job import preprocessing
-from exporters.fit.training import Task, train
 from exporters.nets.ssim_ae import SsimAeNet, initial
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
-from harness.artifact import HeadSpec
+from exporters.train.loop import Task, train
+from harness.detector.artifact import HeadSpec
+from harness.detector.preprocess import Preprocessor, Resize
+from harness.detector.settings import SsimAe
 from harness.errors import UsageError
 from harness.heads.ssim_ae import OUTPUT, SEED_PROTOCOL, SsimAeParameters
-from harness.preprocess import Preprocessor, Resize
-from harness.settings import SsimAe
 from harness.types import AnyArray, FitRequest, Float32, Sample, UInt8
 
 
@@ -47,7 +47,7 @@ def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, u
     """
     del weights  # there is no backbone
     settings = request.settings
-    assert isinstance(settings, SsimAe)  # noqa: S101 - `harness.settings` pairs them
+    assert isinstance(settings, SsimAe)  # noqa: S101 - `harness.detector.settings` pairs them
     if request.precision != "fp32":
         raise UsageError(
             "--precision mixed: SSIM-AE trains in fp32 alone, since float16 loses the variances that SSIM is made of"

@@ -14,15 +14,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from exporters.fit.base import Images, Learnt
-from exporters.fit.training import Task, epochs_of, train
 from exporters.nets.resnet import arrays_of, load
 from exporters.nets.stpm import StpmLoss, StpmNet, initial_student
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
-from harness.artifact import HeadSpec
+from exporters.train.loop import Task, epochs_of, train
+from harness.detector.artifact import HeadSpec
+from harness.detector.settings import Stpm
 from harness.errors import UsageError
 from harness.heads.stpm import STUDENT, TEACHER
-from harness.settings import Stpm
 from harness.types import AnyArray, FitRequest, Float32
 
 SMALLEST_CROP = 32
@@ -35,7 +35,7 @@ def learn(request: FitRequest, weights: Mapping[str, Float32], images: Images, u
     Gradient accumulation and data parallelism are not exact here: the batch normalisations see what is computed at once.
     """
     settings = request.settings
-    assert isinstance(settings, Stpm)  # noqa: S101 - `harness.settings` pairs them
+    assert isinstance(settings, Stpm)  # noqa: S101 - `harness.detector.settings` pairs them
     if settings.crop < SMALLEST_CROP:
         raise UsageError(f"--crop {settings.crop}: STPM needs at least {SMALLEST_CROP} pixels")
     net = StpmNet(request.backbone, settings.protocol)

@@ -14,11 +14,11 @@ import numpy as np
 from exporters.nets.resnet import Norms, ResNetFeatures, load
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
-from harness.artifact import Artifact
+from harness.detector.artifact import Artifact
+from harness.detector.preprocess import Crop
 from harness.heads.fastflow import OUTPUTS, STRIDES
 from harness.heads.graph import MAP, SCORE
 from harness.heads.resampling import resampling_matrix
-from harness.preprocess import Crop
 from harness.types import AnyArray
 
 EPSILON = 1e-5

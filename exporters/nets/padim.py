@@ -11,12 +11,12 @@ import numpy as np
 from exporters.nets.resnet import ResNetFeatures, load
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
-from harness.artifact import Artifact
+from harness.detector.artifact import Artifact
+from harness.detector.preprocess import Crop
 from harness.errors import UsageError
 from harness.heads.graph import MAP, SCORE
 from harness.heads.padim import OUTPUT
 from harness.heads.resampling import resampling_matrix
-from harness.preprocess import Crop
 from harness.types import AnyArray, Float32
 
 LARGEST_GRAPH = 500_000_000

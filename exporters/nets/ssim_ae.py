@@ -16,7 +16,7 @@ import numpy as np
 
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
-from harness.artifact import Artifact
+from harness.detector.artifact import Artifact
 from harness.heads.graph import MAP, SCORE
 from harness.heads.resampling import resampling_matrix
 from harness.heads.ssim_ae import C1, C2, OUTPUT, TRUNCATE, SsimAeParameters, border_weights

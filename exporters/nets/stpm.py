@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
-from exporters.backbones import expected_parameters
 from exporters.nets.resnet import Norms, ResNetFeatures, load
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
-from harness.artifact import Artifact
+from exporters.weights.convert.backbones import expected_parameters
+from harness.detector.artifact import Artifact
+from harness.detector.preprocess import Crop
 from harness.heads.graph import MAP, SCORE
 from harness.heads.stpm import SMALLEST_SQUARE, STUDENT, TEACHER, resampling
-from harness.preprocess import Crop
 from harness.types import Float32
 
 Features = tuple[ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor]

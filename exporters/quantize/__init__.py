@@ -1,0 +1,1 @@
+"""Variants in reduced precision: float16 and int8."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from harness.artifact import Artifact, Variant
-from harness.preprocess import Preprocessor
+from harness.detector.artifact import Artifact, Variant
+from harness.detector.preprocess import Preprocessor
 from harness.types import AnyArray, Sample
 
 ROWS = 4

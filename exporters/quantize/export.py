@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters import opset, precision_float16, precision_graph, precision_int8
+from exporters.ascend import opset
 from exporters.errors import ExportError
-from exporters.good_images import batches, spread
-from exporters.source import source
+from exporters.quantize import float16, graph, int8
+from exporters.quantize.calibration import batches, spread
+from exporters.source_variant import source
 from harness import datasets, storage
-from harness.artifact import Artifact, Lowered, Variant
+from harness.build import IMAGES, PrecisionRequest
+from harness.detector.artifact import Artifact, Lowered, Variant
 from harness.errors import DatasetError, MissingExtra
 from harness.heads.graph import HEAD
-from harness.precision import IMAGES, PrecisionRequest
 from harness.types import AnyArray, Category, Sample
 
 try:
@@ -43,9 +44,9 @@ def export(
     made_from = source(artifact, ("onnx",), head_in_graph=head_in_graph)
     file, where = artifact.model_file(made_from), f"{artifact.path}: {made_from.id}"
     model = _read(file, where)
-    head = frozenset() if request.lower_head else precision_graph.head_nodes(model, made_from)
-    precision_graph.fold_batch_norms(model)
-    keep = precision_graph.named_nodes(model, request.keep_float, where) | head
+    head = frozenset() if request.lower_head else graph.head_nodes(model, made_from)
+    graph.fold_batch_norms(model)
+    keep = graph.named_nodes(model, request.keep_float, where) | head
     samples = _samples(artifact, category, request.images)
     rows = list(batches(artifact, made_from, samples))
     id_ = identifier(made_from, request)
@@ -93,14 +94,14 @@ def groups(artifact: Artifact) -> dict[str, tuple[str, ...]]:
     """
     made_from = source(artifact, ("onnx",), head_in_graph=False)
     model = _read(artifact.model_file(made_from), f"{artifact.path}: {made_from.id}")
-    precision_graph.fold_batch_norms(model)
-    return precision_graph.groups(model)
+    graph.fold_batch_norms(model)
+    return graph.groups(model)
 
 
 def _read(file: Path, where: str) -> onnx.ModelProto:
     model = onnx.load(str(file))
-    precision_graph.require_float32(model, where)
-    precision_graph.name_nodes(model)
+    graph.require_float32(model, where)
+    graph.name_nodes(model)
     return model
 
 
@@ -140,11 +141,11 @@ def _lowered(
     model: onnx.ModelProto, request: PrecisionRequest, keep: AbstractSet[str], rows: Sequence[AnyArray]
 ) -> onnx.ModelProto:
     if request.precision == "fp16":
-        made = precision_float16.float16_from_float32(model, keep)
-        precision_float16.require_no_overflow(made, rows)
+        made = float16.float16_from_float32(model, keep)
+        float16.require_no_overflow(made, rows)
         return made
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
-        return precision_int8.int8_from_float32(
+        return int8.int8_from_float32(
             model, iter(rows), calibration=request.calibration, keep=keep, folder=Path(folder)
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifact import Variant
+from harness.detector.artifact import Variant
 from harness.errors import ArtifactError, MissingExtra, UsageError
 from harness.heads.graph import HEAD
 

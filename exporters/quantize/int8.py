@@ -12,10 +12,10 @@ import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from exporters import opset
+from exporters.ascend import opset
 from exporters.errors import ExportError
+from harness.build import Calibration
 from harness.errors import MissingExtra
-from harness.precision import Calibration
 from harness.types import AnyArray
 
 try:

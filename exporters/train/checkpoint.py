@@ -17,7 +17,7 @@ import safetensors
 
 from exporters.errors import CheckpointError
 from harness import storage
-from harness.training import Start
+from harness.detector.training_log import Start
 from harness.types import AnyArray, FitRequest
 
 SCHEMA = 1

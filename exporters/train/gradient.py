@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from exporters.fit.ranks import Group
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
+from exporters.train.group import Group
 from harness.types import AnyArray, Float32
 
 Tensors = tuple[ms.Tensor, ...]

@@ -25,10 +25,11 @@ import numpy as np
 from mindspore import communication
 
 from exporters.errors import CONTINUES, Interrupted, TrainingError
-from exporters.fit import checkpoint
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops, use
-from harness import host, settings, storage
+from exporters.train import checkpoint
+from harness import machine, storage
+from harness.detector import settings
 from harness.errors import HarnessError
 from harness.types import AnyArray, Category, FitRequest
 
@@ -160,7 +161,7 @@ def _command(workers: int, logs: Path) -> list[str]:
         f"--tail_worker_log={workers}",
         f"--log_dir={logs}",
     )  # no such worker: none is tailed
-    program = ("python", "-m", "exporters.fit.ranks", str(logs / "request.json"))
+    program = ("python", "-m", "exporters.train.group", str(logs / "request.json"))
     return [sys.executable, "-c", _MSRUN, *counts, *more, *program]
 
 
@@ -238,7 +239,7 @@ def decode(text: bytes) -> FitRequest:
 
 def main(arguments: list[str]) -> int:
     """What a rank runs."""
-    host.die_with_parent(signal.SIGKILL)
+    machine.die_with_parent(signal.SIGKILL)
     if os.environ.get(_PARENT) != str(os.getppid()):
         return 1  # msrun died while this process was starting
     from exporters.fit import job

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exporters.errors import CheckpointError
-from exporters.fit import checkpoint
 from exporters.nets.resnet import torchvision_name
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
+from exporters.train import checkpoint
 from harness import storage
-from harness.training import Start
+from harness.detector.training_log import Start
 from harness.types import AnyArray
 
 Parameters = Mapping[str, ms.Parameter]

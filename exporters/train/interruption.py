@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from exporters.fit.ranks import Group
+from exporters.train.group import Group
 
 
 @contextlib.contextmanager

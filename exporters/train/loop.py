@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.errors import CONTINUES, CheckpointError, Interrupted, TrainingError
-from exporters.fit import checkpoint, initialisation, ranks
-from exporters.fit.checkpoint import Checkpoint
-from exporters.fit.gradient import BatchGradient
-from exporters.fit.interruption import stop_asked
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
+from exporters.train import checkpoint, initialisation
+from exporters.train import group as group_module
+from exporters.train.checkpoint import Checkpoint
+from exporters.train.gradient import BatchGradient
+from exporters.train.interruption import stop_asked
+from harness.detector.settings import Trained
+from harness.detector.training_log import Start, TrainingLog
 from harness.progress import progress
-from harness.settings import Trained
-from harness.training import Start, TrainingLog
 from harness.types import AnyArray, FitRequest, Float32
 
 __all__ = ["Task", "TrainingLog", "epochs_of", "train"]
@@ -56,13 +57,13 @@ def train(task: Task, request: FitRequest) -> TrainingLog:
         Interrupted: a signal asked for the end; a checkpoint holds the last step.
         TrainingError: a loss that is not finite, or a worker that failed.
     """
-    training = _Training(task, request, ranks.group())
+    training = _Training(task, request, group_module.group())
     training.begin()
     workers = training.settings.workers
     if workers == 1 or training.group.size > 1:
         training.go_on()
     elif not training.finished:
-        ranks.launch(request, workers)
+        group_module.launch(request, workers)
         training.take_over_from_ranks()
     return training.log()
 
@@ -70,7 +71,7 @@ def train(task: Task, request: FitRequest) -> TrainingLog:
 class _Training:
     """A training between its first and its last step."""
 
-    def __init__(self, task: Task, request: FitRequest, group: ranks.Group) -> None:
+    def __init__(self, task: Task, request: FitRequest, group: group_module.Group) -> None:
         settings = request.settings
         assert isinstance(settings, Trained)  # noqa: S101 - only trained detectors have a task
         self.task, self.request, self.settings, self.group = task, request, settings, group

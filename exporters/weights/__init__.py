@@ -1,0 +1,1 @@
+"""Backbone weights: reading checkpoints safely and converting them."""

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.backbones import (
+from exporters.errors import WeightsError
+from exporters.weights.convert.backbones import (
     BACKBONES,
     expected_parameters,
     is_training_state,
     is_unused,
     torchvision_names,
 )
-from exporters.errors import WeightsError
-from exporters.mindspore_checkpoint import read_checkpoint
-from exporters.stored_tensor import StoredTensor, stored_tensor
-from exporters.torch_checkpoint import read_legacy, read_zip
+from exporters.weights.convert.mindspore import read_checkpoint
+from exporters.weights.convert.tensor import StoredTensor, stored_tensor
+from exporters.weights.convert.torch import read_legacy, read_zip
 from harness.errors import UsageError
 from harness.storage import replacing
 from harness.types import AnyArray, Float32

@@ -1,6 +1,6 @@
 """Truncated models for a graph that cannot be opened, an OM say: how they lie in a folder, and what their outputs tell.
 
-`exporters.blame.prepare` writes the folder: one artifact per cut, whose network ends at a tensor of the original; a data
+`harness.blame.nodes.prepare` writes the folder: one artifact per cut, whose network ends at a tensor of the original; a data
 set of a few images; the reference's value of that tensor for each of them. A board exports and benches the artifacts
 with `--save-outputs`, or takes the file road. `compare` reads those records. docs/blame.md describes the folder.
 """
@@ -15,12 +15,14 @@ import msgspec
 import safetensors
 import safetensors.numpy
 
-from harness import artifact, record, registry, storage
+from harness import registry, storage
 from harness.blame import tensors
+from harness.detector import artifact
 from harness.errors import ArtifactError, RecordError, UsageError
-from harness.outputs import Reader
 from harness.parity import Verdict, overall
-from harness.record import Record
+from harness.records import record
+from harness.records.outputs import Reader
+from harness.records.record import Record
 from harness.types import AnyArray
 
 SCHEMA = 1
@@ -73,7 +75,7 @@ class Index(_Strict, frozen=True, kw_only=True):
     input_stage: str
     """Last step of preprocessing before the network."""
     images: Annotated[dict[str, dict[str, _Sha256]], msgspec.Meta(min_length=1)]
-    """Name → digests as in a record (`harness.record.ImageResult`), in the order of the rows."""
+    """Name → digests as in a record (`harness.records.record.ImageResult`), in the order of the rows."""
     cuts: Annotated[tuple[Cut, ...], msgspec.Meta(min_length=1)]
     """In the topological order of the graph."""
 

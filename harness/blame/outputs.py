@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.blame.tensors import relative_difference
-from harness.outputs import Reader
+from harness.records.outputs import Reader
 from harness.types import AnyArray
 
 if TYPE_CHECKING:

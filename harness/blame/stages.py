@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from harness import batches, record, storage
-from harness.blame import frames, net
+from harness import storage
+from harness.blame import frames, outputs
 from harness.errors import RecordError
-from harness.outputs import Reader
 from harness.parity import read_again
-from harness.parity.inputs import stages_in_common
-from harness.record import Record
+from harness.parity.levels.maps.inputs import stages_in_common
+from harness.records import batches, record
+from harness.records.outputs import Reader
+from harness.records.record import Record
 from harness.types import AnyArray
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _rows(pair: _Pair, item: Record, index: int) -> AnyArray | None:
     """The rows that went into the network: stored beside the outputs, or in the batches that the record names."""
     stored = _stored(pair.folder, item)
     if stored is not None and stored.has_inputs:
-        return stored.inputs(*net.spans(stored.rows)[index])
+        return stored.inputs(*outputs.spans(stored.rows)[index])
     if pair.inputs is None or item.source is None or item.source.inputs_sha256 is None:
         return None
     folder = batches.read(batches.below(pair.inputs, item.case.category))
@@ -227,7 +228,7 @@ def _rows(pair: _Pair, item: Record, index: int) -> AnyArray | None:
             f"{item.source.inputs_sha256[:12]}, these have {folder.sha256[:12]})"
         )
     number, first = divmod(index, folder.index.batch_size)
-    begin, end = net.spans(tuple(image.rows for image in folder.index.images[index - first :]))[first]
+    begin, end = outputs.spans(tuple(image.rows for image in folder.index.images[index - first :]))[first]
     return folder.read(folder.index.batches[number])[begin:end]
 
 
@@ -265,7 +266,7 @@ def _after_net(pair: _Pair) -> _Found:
             )
             return _Found(stage=None, image=worst, lines=tuple(lines))
         tolerances = pair.report.profile.tolerances
-        found = net.compare(stored[0], stored[1], pair.names, tolerances)
+        found = outputs.compare(stored[0], stored[1], pair.names, tolerances)
         if found.differ:
             return _Found(stage="outputs", image=found.image or worst, lines=(*lines, *found.lines))
         parts = "head"

@@ -105,14 +105,15 @@ def add(commands: Any) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from harness import quickstart, suite
+    from harness.run import plan as plan_module
+    from harness.run import quickstart
 
     say = say_on_stderr if options.json else print
     if options.onnx is not None:
-        from harness.foreign import running
+        from harness.cli import onnx
 
-        options.artifact, options.batch_size = running.artifacts(options, wanted(options, ()), say)
-        options.backend = options.backend or running.backends(quickstart.runnable_backends(say))
+        options.artifact, options.batch_size = onnx.artifacts(options, wanted(options, ()), say)
+        options.backend = options.backend or onnx.backends(quickstart.runnable_backends(say))
     elif options.manifest is not None or options.set:
         raise UsageError("bench --manifest and --set describe the model of --onnx FILE")
     if options.suite is not None:
@@ -126,14 +127,14 @@ def _bench(options: argparse.Namespace) -> int:
         if options.data is None:
             raise UsageError("bench --artifact needs --data DIR, the folder that holds the categories")
         backends = tuple(dict.fromkeys(options.backend or quickstart.runnable_backends(say)))
-        request = suite.BenchRequest(
+        request = plan_module.BenchRequest(
             artifacts=tuple(options.artifact),
             data=options.data,
             categories=wanted(options, ()),
             backends=backends,
             **settings,
         )
-        return run(suite.plan(request), options, request.backends)
+        return run(plan_module.plan(request), options, request.backends)
     given = (options.data, options.category, options.variant, options.inputs)
     if any(value is not None for value in given):
         raise UsageError(
@@ -142,10 +143,10 @@ def _bench(options: argparse.Namespace) -> int:
         )
     say(quickstart.WELCOME)
     made = quickstart.prepare(options.out / "builtin", seed=options.seed, backends=options.backend, say=say)
-    request = suite.BenchRequest(
+    request = plan_module.BenchRequest(
         artifacts=(made.artifacts,), data=made.data, categories=(), backends=made.backends, **settings
     )
-    return run(suite.plan(request), options, request.backends)
+    return run(plan_module.plan(request), options, request.backends)
 
 
 def _bench_suite(options: argparse.Namespace) -> int:
@@ -185,7 +186,7 @@ def _bench_suite(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from harness import replaying
+    from harness.run import replay
 
     if options.backend != [REPLAY] or options.outputs is None or options.artifact is None:
         raise UsageError(
@@ -199,8 +200,8 @@ def _replay(options: argparse.Namespace) -> int:
             )
     if len(options.variant or ()) > 1:
         raise UsageError("bench --backend replay plays the outputs of one --variant at a time, or of all")
-    jobs = replaying.jobs(
-        replaying.ReplayRequest(
+    jobs = replay.jobs(
+        replay.ReplayRequest(
             artifacts=tuple(options.artifact),
             results=options.outputs,
             categories=wanted(options, ()),
@@ -213,14 +214,14 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    from harness import host
+    from harness import machine
 
     names = ("out", "warmup", "timeout", "force", "save_outputs", "inputs")
     settings = {name: getattr(options, name) for name in names}
     return settings | {
         "batch_size": options.batch_size or 1,
         "variants": tuple(dict.fromkeys(options.variant or ())),
-        "threads": options.threads or host.usable_cores(),
+        "threads": options.threads or machine.usable_cores(),
         "mask_threshold": 127 if options.mask_threshold is None else options.mask_threshold,
         "mask_resize": options.mask_resize or "nearest",
     }

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import artifact, datasets, registry
-from harness.artifact import Artifact, Variant
+from harness import datasets, registry
 from harness.blame import cuts, stages, tensors
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import UsageError
 from harness.parity import PairReport, ParityReport, overall
 from harness.types import Category, Sample
 
 if TYPE_CHECKING:
-    from exporters.blame import NodeBlame, Side
+    from harness.blame.nodes import NodeBlame, Side
 
 _CODES = {"passed": 0, "failed": 1, "not measured": 3}
 Said = tuple[dict[str, Any], list[str], int]
@@ -144,7 +145,7 @@ def _nodes(
 
 
 def _stage(name: str) -> Any:
-    """What `exporters.blame` has under this name; it needs onnx."""
+    """What `harness.blame.nodes` has under this name; it needs onnx."""
     return registry.resolve("stage", f"blame_{name}", registry.STAGES)
 
 

@@ -12,7 +12,7 @@ from harness.cli.outcome import say_on_stderr
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.record import Record
+    from harness.records.record import Record
 
 FORMATS = ("onnx", "mindir", "air", "om")
 PRECISION_MODES = (
@@ -137,7 +137,10 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from harness import artifact, host, precision, suite, tuning, tuning_front
+    from harness import build, machine
+    from harness.detector import artifact
+    from harness.run import plan, tuning
+    from harness.tables import tuning as tuning_table
 
     compiler = {"soc": options.soc, "cann": options.cann, "atc": options.atc}
     given = {name: value for name, value in compiler.items() if value is not None}
@@ -149,9 +152,9 @@ def _tune(options: argparse.Namespace) -> int:
         to=options.to,
         backends=tuple(dict.fromkeys(options.backend or ("onnxruntime-cpu",))),
         rounds=options.rounds,
-        images=options.images or precision.IMAGES,
+        images=options.images or build.IMAGES,
         om=artifact.OmRequest(**given) if given else None,
-        threads=options.threads or host.usable_cores(),
+        threads=options.threads or machine.usable_cores(),
         warmup=options.warmup,
         timeout=options.timeout,
     )
@@ -163,20 +166,18 @@ def _tune(options: argparse.Namespace) -> int:
 
     try:
         tuned = tuning.tune(request, say=say_on_stderr, report=report)
-    except suite.Interrupted as stop:
+    except plan.Interrupted as stop:
         print(stop, file=sys.stderr)
         return 130
-    found = tuning_front.rows(tuned)
-    told = tuning_front.lines(found, rounds=options.rounds, records=tuned.records[0])
-    print(
-        json.dumps(tuning_front.document(tuned, found), allow_nan=False) if options.json else "\n".join(told)
-    )
-    return 0 if tuning_front.complete(found) else 3
+    found = tuning_table.rows(tuned)
+    told = tuning_table.lines(found, rounds=options.rounds, records=tuned.records[0])
+    print(json.dumps(tuning_table.document(tuned, found), allow_nan=False) if options.json else "\n".join(told))
+    return 0 if tuning_table.complete(found) else 3
 
 
 def _onnx_describe(options: argparse.Namespace) -> int:
-    from harness.foreign import running
+    from harness.cli import onnx as onnx_module
 
-    document, lines = running.describe(options)
+    document, lines = onnx_module.describe(options)
     print(json.dumps(document, allow_nan=False) if options.json else "\n".join(lines))
     return 0

@@ -96,7 +96,9 @@ def _add_merge(commands: Any) -> None:
 
 
 def _inputs(options: argparse.Namespace) -> int:
-    from harness import artifact, batches, datasets, registry, storage
+    from harness import datasets, registry, storage
+    from harness.detector import artifact
+    from harness.records import batches
 
     found = artifact.find(options.artifact, wanted(options, ()))
     alone = len(found) == 1 and found[0].path == options.artifact
@@ -126,11 +128,12 @@ def _inputs(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from harness import host, scoring
+    from harness import machine
+    from harness.run import external
 
     if options.output_dtype is not None and options.program == "npy":
         raise UsageError("score --output-dtype is of .bin files: a .npy file says its own type")
-    request = scoring.ScoreRequest(
+    request = external.ScoreRequest(
         artifacts=options.artifact,
         data=options.data,
         categories=wanted(options, ()),
@@ -138,27 +141,27 @@ def _score(options: argparse.Namespace) -> int:
         outputs=options.outputs,
         program=options.program,
         out=options.out,
-        threads=options.threads or host.usable_cores(),
+        threads=options.threads or machine.usable_cores(),
         label=options.label,
         output_dtype=options.output_dtype or "float32",
         mask_threshold=127 if options.mask_threshold is None else options.mask_threshold,
         mask_resize=options.mask_resize or "nearest",
     )
-    return run_jobs(scoring.jobs(request), options)
+    return run_jobs(external.jobs(request), options)
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from harness import packing
+    from harness.records import archive
 
-    names = packing.pack(options.results, options.to, only=options.only)
+    names = archive.pack(options.results, options.to, only=options.only)
     print(f"{options.to}: {len(names)} files, {sum('/' not in name for name in names)} of them records")
     return 0
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from harness import packing
+    from harness.records import archive
 
-    names = packing.merge(options.file, options.into, force=options.force)
+    names = archive.merge(options.file, options.into, force=options.force)
     print(
         f"{options.into}: {len(names)} files added, {sum('/' not in name for name in names)} of them records"
     )

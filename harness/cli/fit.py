@@ -108,7 +108,7 @@ def _fit(options: argparse.Namespace) -> int:
 def _describe_settings(options: argparse.Namespace) -> int:
     from tabulate import tabulate
 
-    from harness import settings
+    from harness.detector import settings
 
     print(
         tabulate(

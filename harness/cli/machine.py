@@ -31,7 +31,8 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _backends(options: argparse.Namespace) -> int:
-    from harness import registry, worker
+    from harness import registry
+    from harness.run import worker
 
     reasons = worker.probe_all()
     if options.json:
@@ -60,7 +61,7 @@ def _backends(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     import msgspec
 
-    from harness import worker
+    from harness.run import worker
 
     checks = []
     for check in worker.examine(options.backend):

@@ -11,11 +11,11 @@ import msgspec
 
 from harness import datasets, registry
 from harness.errors import UsageError
-from harness.foreign import check, declare, description, read_graph, recognise
-from harness.foreign.adopt import adopt
-from harness.foreign.description import Description
-from harness.foreign.graph import Graph, printable
-from harness.foreign.recognise import draft, picture_of
+from harness.onnx_models import check, declare, description, read_graph, recognise
+from harness.onnx_models.adopt import adopt
+from harness.onnx_models.description import Description
+from harness.onnx_models.graph import Graph, printable
+from harness.onnx_models.recognise import draft, picture_of
 
 FOLDER = "onnx"
 """Below the results folder: where the artifacts of such models are kept."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.job import Job
     from harness.parity import ParityReport
-    from harness.record import Record
-    from harness.suite import Plan
+    from harness.records.record import Record
+    from harness.run.job import Job
+    from harness.run.plan import Plan
 
 EXIT = {"passed": 0, "failed": 1, "not measured": 3}
 
@@ -29,16 +29,16 @@ def run_jobs(jobs: Sequence[Job], options: argparse.Namespace) -> int:
     Raises:
         UsageError: this machine has fewer cores than they ask for.
     """
-    from harness import suite
+    from harness.run import plan as plan_module
 
-    suite.require_cores(max(job.case.threads for job in jobs))
-    plan = suite.planned(jobs, options.out, force=options.force)
+    plan_module.require_cores(max(job.case.threads for job in jobs))
+    plan = plan_module.planned(jobs, options.out, force=options.force)
     return run(plan, options, [job.case.backend for job in jobs])
 
 
 def run(plan: Plan, options: argparse.Namespace, backends: Sequence[str]) -> int:
     """Run what is left of a plan and conclude; the verdict of `backends`, in this order."""
-    from harness import suite
+    from harness.run import plan as plan_module
 
     if plan.finished and not options.json:
         print(
@@ -47,10 +47,10 @@ def run(plan: Plan, options: argparse.Namespace, backends: Sequence[str]) -> int
     for line in _elsewhere(plan.finished):
         say_on_stderr(line)
     try:
-        records = suite.run(
+        records = plan_module.run(
             plan, timeout=options.timeout, report=say_case if not options.json else say_failure
         )
-    except suite.Interrupted as stop:
+    except plan_module.Interrupted as stop:
         print(stop, file=sys.stderr)
         return 130
     in_order = sorted(records, key=lambda item: backends.index(item.case.backend))
@@ -59,14 +59,14 @@ def run(plan: Plan, options: argparse.Namespace, backends: Sequence[str]) -> int
 
 def _elsewhere(finished: Sequence[Record]) -> list[str]:
     """Of cases that another machine measured: which, for their times are not of this one."""
-    from harness import host
+    from harness import machine
 
-    here = host.describe()
+    here = machine.describe()
     return [
         f"{item.case.runner} {item.case.category} was measured on {item.host.name} ({item.host.processor}), {item.finished[:16]}Z; "
         "measure it here into another --out folder, or with --force in its place"
         for item in finished
-        if host.apart(item.host, here)
+        if machine.apart(item.host, here)
     ]
 
 

@@ -158,13 +158,13 @@ def _parity(options: argparse.Namespace) -> int:
     report = parity.parity(options.results, reference=options.reference, asked=asked)
     document, lines = report.to_json(), parity.lines(report)
     if options.blame:
-        from harness.blame import running
+        from harness.cli import blame as blame_module
 
-        blamed, told, _ = running.parity(options, report)
+        blamed, told, _ = blame_module.parity(options, report)
         document, lines = document | blamed, [*lines[:-1], *told, lines[-1]]
     print(json.dumps(document, allow_nan=False) if options.json else "\n".join(lines))
     if options.report is not None:  # after the verdict, which no full disk may swallow
-        from harness import pictures
+        from harness.parity import pictures
 
         sys.stdout.flush()
         written = pictures.write_report(options.results, report, options.report)
@@ -177,9 +177,9 @@ def _parity(options: argparse.Namespace) -> int:
 
 
 def _blame(options: argparse.Namespace) -> int:
-    from harness.blame import running
+    from harness.cli import blame as blame_module
 
-    document, lines, code = getattr(running, options.how)(options)
+    document, lines, code = getattr(blame_module, options.how)(options)
     print(json.dumps(document, allow_nan=False) if options.json else "\n".join(lines))
     return int(code)
 

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from harness import __version__
-from harness.cli import bench, data, export, files, fit, machine, tables, verdicts
+from harness.cli import bench, data, export, files, fit, machine, parity, tables
 from harness.errors import HarnessError
 
 
@@ -75,6 +75,6 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=__version__)
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (bench, fit, export, files, verdicts, tables, machine, data):
+    for group in (bench, fit, export, files, parity, tables, machine, data):
         group.add(commands)
     return whole

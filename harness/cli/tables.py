@@ -12,7 +12,7 @@ from harness.cli.arguments import path
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.record import Record
+    from harness.records.record import Record
     from harness.tables import Block, Format, Front, Pivot, Table
 
 
@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
 
 
 def _tables(options: argparse.Namespace) -> int:
-    from harness import record
+    from harness.records import record
 
     _require_consistent(options)
     kind: Format = "json" if options.json else options.format or "terminal"
@@ -97,9 +97,9 @@ def _made(
     elif options.front is not None:
         made = fronts = tables.front(records, options.front, stage=stage)
         if options.picture is not None:
-            from harness.tables import front_picture
+            from harness.tables import pareto_plot
 
-            front_picture.write(fronts, options.picture)
+            pareto_plot.write(fronts, options.picture)
         text = tables.render_fronts(fronts, kind)
     elif options.style == "modelzoo":
         made = blocks = tables.blocks(records)

@@ -1,0 +1,1 @@
+"""A fitted detector on disk: its artifact, its preprocessing, its settings."""

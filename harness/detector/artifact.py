@@ -19,9 +19,9 @@ import safetensors
 import safetensors.numpy
 
 from harness import registry, storage
+from harness.detector.preprocess import Step
 from harness.errors import ArtifactError
 from harness.heads.graph import HEAD
-from harness.preprocess import Step
 from harness.types import AnyArray
 
 SCHEMA = 1
@@ -85,7 +85,7 @@ class Lowered(_Strict, frozen=True, kw_only=True):
     source_sha256: str
     """Of its model file."""
     calibration: str | None
-    """How int8 found the range of each tensor; see `harness.precision.Calibration`."""
+    """How int8 found the range of each tensor; see `harness.build.Calibration`."""
     keep_float: tuple[str, ...]
     """Nodes and operator types that were asked to stay in float32."""
     float_nodes: tuple[str, ...]
@@ -186,7 +186,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     weights: Weights
     seed: int
     settings: dict[str, Any] = {}
-    """What was set about the detector, its defaults written out (`harness.settings`); empty where that was not kept."""
+    """What was set about the detector, its defaults written out (`harness.detector.settings`); empty where that was not kept."""
     request_sha256: str
     """Digest of everything asked of the fit, so that a finished fit is not repeated."""
     net_sha256: str

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from harness import registry
+from harness.detector.preprocess import Interpolation, Size
 from harness.errors import UsageError
-from harness.preprocess import Interpolation, Size
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]

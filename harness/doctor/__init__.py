@@ -1,0 +1,1 @@
+"""Checks of one backend on this machine, step by step."""

@@ -10,9 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import artifact, storage
-from harness.artifact import Artifact, HeadSpec, Manifest, TensorSpec, Thresholds, Training, Variant, Weights
-from harness.preprocess import standard_steps
+from harness import storage
+from harness.detector import artifact
+from harness.detector.artifact import (
+    Artifact,
+    HeadSpec,
+    Manifest,
+    TensorSpec,
+    Thresholds,
+    Training,
+    Variant,
+    Weights,
+)
+from harness.detector.preprocess import standard_steps
 from harness.types import Float32
 
 SIDE = 32

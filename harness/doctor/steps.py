@@ -1,7 +1,7 @@
 """Walks what a backend needs, step by step, and says of each what was found and what to do.
 
 A backend brings its own steps (`harness.registry.DOCTORS`); every other one is asked whether it can run here, and runs a
-model of one convolution. The steps run in a process of their own (`harness.worker.examine`), because a driver may take
+model of one convolution. The steps run in a process of their own (`harness.run.worker.examine`), because a driver may take
 its process down.
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from harness import registry, trial
+from harness import registry
+from harness.doctor.steps import smoke_model
 from harness.errors import HarnessError
 
 
@@ -116,15 +117,15 @@ def _model(backend: str) -> str:
             f"there is no ten-line model in format {asked.formats[0]}: run bench on an exported artifact"
         )
     with tempfile.TemporaryDirectory() as folder:
-        found = trial.write(Path(folder) / "trial")
+        found = smoke_model.write(Path(folder) / "trial")
         session = asked.open(found, found.variant(("onnx",)), threads=1)
         try:
-            batch = trial.images()
+            batch = smoke_model.images()
             outputs, report = session.run(batch), session.report
         finally:
             session.close()
     runtime = ", ".join(f"{name} {version}" for name, version in report.runtime.items())
-    return f"{agreement(trial.difference(outputs, batch))} on {report.device} ({runtime})"
+    return f"{agreement(smoke_model.difference(outputs, batch))} on {report.device} ({runtime})"
 
 
 def agreement(difference: float) -> str:
@@ -133,10 +134,10 @@ def agreement(difference: float) -> str:
     Raises:
         Fault: too far.
     """
-    if difference > trial.TOLERANCE:
+    if difference > smoke_model.TOLERANCE:
         raise Fault(
             f"the model of one convolution gives another result than numpy (relative difference {difference:.1e}, "
-            f"{trial.TOLERANCE:g} allowed)",
+            f"{smoke_model.TOLERANCE:g} allowed)",
             "believe no number of this backend; try another release of its runtime or driver",
         )
     return f"the model of one convolution agrees with numpy to {difference:.1e}"

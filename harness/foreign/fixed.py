@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.artifact import Variant
+from harness.detector.artifact import Variant
 from harness.errors import ArtifactError
 from harness.types import AnyArray
 
 if TYPE_CHECKING:
-    from backends.base import Session
+    from harness.contracts import Session
 
 
 def in_its_batches(session: Session, variant: Variant) -> Session:

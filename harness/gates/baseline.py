@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import record, storage
+from harness import storage
 from harness.errors import NotMeasured, UsageError
-from harness.gates import admission, interleaved, judges, ratios, rules
-from harness.gates.admission import Shelf
+from harness.gates import interleaved, judges, ratios, rules, selection
 from harness.gates.rules import Latency, NonInferior, Rule
+from harness.gates.selection import Shelf
+from harness.records import record
 
 SUMMARY = "baseline.md"
 _METRICS = ("image_auroc", "pixel_auroc", "aupro")
@@ -40,7 +41,7 @@ def update(path: Path, results: Path) -> tuple[str, ...]:
     if target.exists() and not summary.is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target}: not a baseline (no {SUMMARY} in it); name a new folder")
     before = summary.read_text(encoding="utf-8").splitlines() if summary.is_file() else []
-    place = admission.shelf(results)
+    place = selection.shelf(results)
     files = _files(place, comparing)
     text = _summary(place, files)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,12 +78,12 @@ def _needed(place: Shelf, rule: Rule, category: str) -> Iterator[str]:
         ratios.ratio(judges.benchmark(interleaved.read(place.folder), rule), level=rule.level)
         yield interleaved.FILE
         return
-    found = admission.admitted(place, rule.find, category, allow_simulated=rule.allow_simulated)
+    found = selection.admitted(place, rule.find, category, allow_simulated=rule.allow_simulated)
     yield record.path_of(place.folder, found).name
     if isinstance(rule, NonInferior):
-        admission.metric(found, rule.metric)
+        selection.metric(found, rule.metric)
         if rule.metric in judges.ON_EVIDENCE:
-            admission.pixels(place, found)
+            selection.pixels(place, found)
             assert found.evidence is not None  # noqa: S101 - its arrays were just read
             yield found.evidence.file
 

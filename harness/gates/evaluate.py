@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness import parity
 from harness.errors import HarnessError, UsageError
-from harness.gates import admission, judges, rules
+from harness.gates import judges, rules, selection
 from harness.gates.judges import Places
 from harness.gates.report import Check, GateReport, Outcome
 from harness.gates.rules import Bound, Latency, Rule
@@ -26,8 +26,8 @@ def gate(path: Path, results: Path) -> GateReport:
         raise UsageError(
             f"{path}: the baseline is the results folder {results}, which always agrees with itself"
         )
-    baseline = None if asked.baseline is None else admission.shelf(asked.baseline)
-    places = Places(results=admission.shelf(results), baseline=baseline)
+    baseline = None if asked.baseline is None else selection.shelf(asked.baseline)
+    places = Places(results=selection.shelf(results), baseline=baseline)
     outcomes = tuple(_outcome(places, rule) for rule in asked.rule)
     reasons = [text for place in (places.results, baseline) if place for text in place.unreadable]
     if not outcomes:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from harness import host, storage
+from harness import machine, storage
 from harness.errors import NotMeasured, RecordError
-from harness.host import Host
+from harness.machine import Host
 
 SCHEMA = 2
 FILE = "benchmarks/interleaved.json"
@@ -124,7 +124,7 @@ def write(path: Path, benchmarks: Sequence[Interleaved], *, started: str) -> Non
     """Write the benchmarks of one call of pytest, in place of those of the call before."""
     document = {
         "schema": SCHEMA,
-        "host": msgspec.to_builtins(host.describe()),
+        "host": msgspec.to_builtins(machine.describe()),
         "started": started,
         "finished": now(),
         "benchmarks": [msgspec.to_builtins(item) for item in benchmarks],

@@ -11,15 +11,15 @@ import numpy as np
 
 from harness import parity, timing
 from harness.errors import NotMeasured
-from harness.gates import admission, interleaved, ratios
-from harness.gates.admission import Shelf
+from harness.gates import interleaved, ratios, selection
 from harness.gates.interleaved import Interleaved, Run
 from harness.gates.report import said_once
 from harness.gates.rules import STAGED, Bound, Find, Growth, Latency, NonInferior, Parity, Rule
+from harness.gates.selection import Shelf
 from harness.metrics import intervals
 from harness.metrics.intervals.pixels import pixel_differences
 from harness.parity import Verdict
-from harness.record import Record
+from harness.records.record import Record
 
 ON_EVIDENCE = (
     *("pixel_auroc", "aupro", "pixel_ap", "pixel_f1_max"),
@@ -90,14 +90,14 @@ def _bound(places: Places, rule: Bound, categories: tuple[str, ...]) -> Finding:
 
 def _value(place: Shelf, rule: Bound, category: str) -> float:
     """The value of one category; for images per second, the mean time in ms."""
-    found = admission.admitted(place, rule.find, category, allow_simulated=rule.allow_simulated)
+    found = selection.admitted(place, rule.find, category, allow_simulated=rule.allow_simulated)
     title = f"{found.case.runner} {category}"
     if rule.value in _ONE_NUMBER:
         return _positive(title, rule.value, getattr(found, rule.value))
     if rule.value not in STAGED:
         if rule.value in ON_EVIDENCE:
-            admission.pixels(place, found)
-        return admission.metric(found, rule.value)
+            selection.pixels(place, found)
+        return selection.metric(found, rule.value)
     samples = found.latency_samples_ms.get(rule.stage, [])
     if len(samples) != len(found.images):
         raise NotMeasured(f"{title}: {len(samples)} times of {rule.stage} for {len(found.images)} images")
@@ -117,17 +117,17 @@ def _pair(places: Places, rule: NonInferior | Growth, category: str) -> tuple[Re
     """The record of a category and its baseline's."""
     assert places.baseline is not None  # noqa: S101 - `rules.read` saw to it
     now, then = (
-        admission.admitted(place, rule.find, category, allow_simulated=rule.allow_simulated)
+        selection.admitted(place, rule.find, category, allow_simulated=rule.allow_simulated)
         for place in (places.results, places.baseline)
     )
-    admission.require_counterparts(now, then)
+    selection.require_counterparts(now, then)
     return now, then
 
 
 def _noninferior(places: Places, rule: NonInferior, category: str) -> Finding:
     now, then = _pair(places, rule, category)
     for item in (now, then):
-        admission.metric(item, rule.metric)
+        selection.metric(item, rule.metric)
     difference = _difference(places, rule, now, then)
     if isinstance(difference, intervals.NoInterval):
         raise NotMeasured(f"{now.case.runner} {category}: {difference.reason}")
@@ -154,7 +154,7 @@ def _difference(
         )
         return intervals.auroc_difference(labels, before, scores, level=rule.level)
     assert places.baseline is not None  # noqa: S101 - `rules.read` saw to it
-    arrays, earlier = admission.pixels(places.results, now), admission.pixels(places.baseline, then)
+    arrays, earlier = selection.pixels(places.results, now), selection.pixels(places.baseline, then)
     if not np.array_equal(arrays.masks, earlier.masks):
         raise NotMeasured(f"{now.case.runner} {now.case.category}: other ground truth than the baseline's")
     return pixel_differences(arrays.masks, earlier.maps, arrays.maps, level=rule.level)[rule.metric]
@@ -164,7 +164,7 @@ def _growth(places: Places, rule: Growth, category: str) -> Finding:
     now, then = _pair(places, rule, category)
     title = f"{now.case.runner} {category}"
     if rule.value == "peak_memory_bytes":
-        admission.require_one_host(now.host, then.host, title)
+        selection.require_one_host(now.host, then.host, title)
     value, before = (_positive(title, rule.value, getattr(item, rule.value)) for item in (now, then))
     ratio = value / before
     text = f"{rule.value} {value:.0f}, {ratio:.4g} times the baseline's {before:.0f}, asked for at most {rule.at_most:.4g}"
@@ -193,7 +193,7 @@ def _parity(places: Places, rule: Parity, category: str) -> Finding:
 
 
 def _admitted_side(place: Shelf, find: Find, category: str, rule: Parity) -> Record:
-    return admission.admitted(place, find, category, allow_simulated=rule.allow_simulated)
+    return selection.admitted(place, find, category, allow_simulated=rule.allow_simulated)
 
 
 def _latency(places: Places, rule: Latency) -> Finding:
@@ -208,7 +208,7 @@ def _latency(places: Places, rule: Latency) -> Finding:
             raise NotMeasured(
                 "this is the baseline's own run, nothing was measured since; run the benchmarks again"
             )
-        admission.require_one_host(run.host, earlier.host, rule.benchmark)
+        selection.require_one_host(run.host, earlier.host, rule.benchmark)
         found = ratios.relative(item, benchmark(earlier, rule), level=rule.level)
     limit = rule.at_most * (1 + rule.minimum_effect)
     verdict: Verdict = "passed" if found.high < limit else "failed" if found.low > limit else "not measured"

@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from harness import host, metrics, record
+from harness import machine, metrics
 from harness.errors import HarnessError, NotMeasured, RecordError
 from harness.gates.rules import Find
-from harness.host import Host
+from harness.machine import Host
 from harness.metrics import Metrics
-from harness.record import EvidenceArrays, Record
+from harness.records import record
+from harness.records.record import EvidenceArrays, Record
 
 NAMED = (
     *("detector", "backbone", "dataset", "backend", "variant", "suite", "source"),
@@ -117,7 +118,7 @@ def require_one_host(now: Host, then: Host, what: str) -> None:
     """Raise `NotMeasured` unless both are the same machine, without which `what` does not compare."""
     apart = [
         f"{name} {getattr(now, name)!r}, the baseline's {getattr(then, name)!r}"
-        for name in host.apart(now, then)
+        for name in machine.apart(now, then)
     ]
     if apart:
         raise NotMeasured(f"{what}: measured on another host than its baseline ({'; '.join(apart)})")

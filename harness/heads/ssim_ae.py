@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.detector.preprocess import Windows
 from harness.metrics.decisions import PixelDecisions
-from harness.preprocess import Windows
 from harness.types import AnyArray, Float32, Scores
 
 OUTPUT = "reconstruction"

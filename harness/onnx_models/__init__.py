@@ -4,10 +4,10 @@
 `description` of how pictures go in and what comes out, `adopt` makes an artifact of file and description. No ONNX package is needed, and nothing in the file is executed.
 """
 
-from harness.foreign.adopt import adopt
-from harness.foreign.description import Description, declare, read, write
-from harness.foreign.graph import Graph
-from harness.foreign.graph import read as read_graph
-from harness.foreign.recognise import recognise
+from harness.onnx_models.adopt import adopt
+from harness.onnx_models.description import Description, declare, read, write
+from harness.onnx_models.graph import Graph
+from harness.onnx_models.graph import read as read_graph
+from harness.onnx_models.recognise import recognise
 
 __all__ = ["Description", "Graph", "adopt", "declare", "read", "read_graph", "recognise", "write"]

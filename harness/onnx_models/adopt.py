@@ -8,13 +8,14 @@ from pathlib import Path
 
 import msgspec
 
-from harness import __version__, artifact, storage
-from harness.artifact import HeadSpec, Manifest, TensorSpec, Thresholds, Training, Variant, Weights
+from harness import __version__, storage
+from harness.detector import artifact
+from harness.detector.artifact import HeadSpec, Manifest, TensorSpec, Thresholds, Training, Variant, Weights
 from harness.errors import ArtifactError, UsageError
-from harness.foreign import check
-from harness.foreign.description import Description
-from harness.foreign.graph import Graph, Value
 from harness.heads.given import parameters
+from harness.onnx_models import check
+from harness.onnx_models.description import Description
+from harness.onnx_models.graph import Graph, Value
 
 DETECTOR = "onnx"
 """What tables call the method of a model of which only the file is known."""

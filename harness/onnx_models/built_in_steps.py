@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.foreign.graph import Graph, Node
+from harness.onnx_models.graph import Graph, Node
 from harness.types import AnyArray
 
 _POINTWISE = ("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Clip")

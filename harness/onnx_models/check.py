@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.errors import ArtifactError
-from harness.foreign.description import Description, problems
-from harness.foreign.graph import Graph, Value, printable
-from harness.foreign.recognise import FLOATS, is_map, is_score, sides
-from harness.foreign.way_in import cuts
+from harness.onnx_models.built_in_steps import cuts
+from harness.onnx_models.description import Description, problems
+from harness.onnx_models.graph import Graph, Value, printable
+from harness.onnx_models.recognise import FLOATS, is_map, is_score, sides
 
 
 def require(graph: Graph, description: Description) -> None:

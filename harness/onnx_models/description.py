@@ -10,9 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 from harness import registry, storage
-from harness.errors import ArtifactError, UsageError
-from harness.foreign.graph import is_name, printable
-from harness.preprocess import (
+from harness.detector.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Colour,
@@ -27,6 +25,8 @@ from harness.preprocess import (
     Size,
     Step,
 )
+from harness.errors import ArtifactError, UsageError
+from harness.onnx_models.graph import is_name, printable
 
 SCHEMA = 1
 Range = Literal["byte", "unit", "imagenet"]

@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 
 from harness import storage
+from harness.detector.preprocess import Size
 from harness.errors import ArtifactError
-from harness.foreign.description import Description, assign, declare
-from harness.foreign.graph import Graph, Value, printable
-from harness.foreign.way_in import resized_to, takes_unit
-from harness.preprocess import Size
+from harness.onnx_models.built_in_steps import resized_to, takes_unit
+from harness.onnx_models.description import Description, assign, declare
+from harness.onnx_models.graph import Graph, Value, printable
 
 MAPS = ("anomaly_map", "anomaly_maps", "anomalymap", "score_map", "amap", "heatmap", "map")
 SCORES = ("pred_score", "pred_scores", "anomaly_score", "image_score", "scores", "score")

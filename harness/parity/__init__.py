@@ -4,9 +4,9 @@ What cannot be compared is "not measured" with its reason, never passed. Nothing
 devices: records and their evidence are enough.
 """
 
-from harness.parity.comparing import Asked, compare
-from harness.parity.pairing import parity
-from harness.parity.profiles import FLOAT32, PROFILES, Profile, Tolerances
+from harness.parity.compare import Asked, compare
+from harness.parity.matching import parity
+from harness.parity.pair import flipped, rank_correlation, read_again
 from harness.parity.report import (
     COMPARED_METRICS,
     LEVELS,
@@ -20,9 +20,9 @@ from harness.parity.report import (
     Verdict,
     overall,
 )
-from harness.parity.sides import flipped, rank_correlation, read_again
 from harness.parity.similarity import structural_similarity
 from harness.parity.text import lines
+from harness.parity.tolerances import FLOAT32, PROFILES, Profile, Tolerances
 
 __all__ = [
     "COMPARED_METRICS",

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import record
-from harness.parity import inputs, levels, rates, tensors
-from harness.parity.profiles import FLOAT32, profile_of
+from harness.parity.levels.maps import inputs, maps, tensors
+from harness.parity.levels.maps import metrics as metrics_module
+from harness.parity.pair import Float64, Sides, named
 from harness.parity.report import LevelReport, PairReport, Verdict, overall
-from harness.parity.sides import Float64, Sides, named
-from harness.record import Record
+from harness.parity.tolerances import FLOAT32, profile_of
+from harness.records import record
+from harness.records.record import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class Measured:
 
     tensors: tensors.MeasuredTensors
     similarity: Float64 | None
-    metrics: rates.MeasuredMetrics
+    metrics: metrics_module.MeasuredMetrics
 
 
 def compare(
@@ -82,8 +83,8 @@ def compare(
 def _judged(pair: PairReport, folder: Path, sides: Sides, margin: float | None) -> PairReport:
     measured = Measured(
         tensors=tensors.measure(folder, sides),
-        similarity=levels.measure_similarity(sides),
-        metrics=rates.measure(sides, margin),
+        similarity=maps.measure_similarity(sides),
+        metrics=metrics_module.measure(sides, margin),
     )
     reports = _levels(sides, measured)
     strict: dict[str, Verdict] = {}
@@ -101,8 +102,8 @@ def _judged(pair: PairReport, folder: Path, sides: Sides, margin: float | None) 
         float32=strict,
         tensors=measured.tensors.differences,
         metrics=measured.metrics.changes,
-        flips=levels.flips(sides),
-        largest=levels.largest_differences(sides),
+        flips=maps.flips(sides),
+        largest=maps.largest_differences(sides),
     )
 
 
@@ -110,10 +111,10 @@ def _levels(sides: Sides, measured: Measured) -> tuple[LevelReport, ...]:
     found = (
         inputs.input_level(sides),
         tensors.tensor_level(measured.tensors, sides),
-        levels.score_level(sides),
-        levels.map_level(sides, measured.similarity),
-        levels.decision_level(sides, levels.flips(sides)),
-        rates.metric_level(measured.metrics, sides),
+        maps.score_level(sides),
+        maps.map_level(sides, measured.similarity),
+        maps.decision_level(sides, maps.flips(sides)),
+        metrics_module.metric_level(measured.metrics, sides),
     )
     return tuple(level for level in found if level is not None)
 

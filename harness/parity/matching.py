@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import record, registry
+from harness import registry
 from harness.errors import UsageError
-from harness.parity.comparing import NOTHING_ASKED, Asked, about, compare, why_images_differ
-from harness.parity.profiles import PROFILES, precision_of
+from harness.parity.compare import NOTHING_ASKED, Asked, about, compare, why_images_differ
 from harness.parity.report import PairReport, ParityReport, Verdict, overall
-from harness.record import Record
+from harness.parity.tolerances import PROFILES, precision_of
+from harness.records import record
+from harness.records.record import Record
 from harness.types import Case
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness import __version__, pictures, storage
+from harness import __version__, storage
 from harness.errors import DISTRIBUTION, UsageError
-from harness.parity.markup import Block, Heading, Items, Picture, Table, Text, html_page, markdown_page
-from harness.parity.profiles import precision_of
-from harness.parity.rates import interval_in_words
+from harness.parity import pictures
+from harness.parity.html import Block, Heading, Items, Picture, Table, Text, html_page, markdown_page
+from harness.parity.levels.maps.metrics import interval_in_words
+from harness.parity.pair import read_again, side_names
 from harness.parity.report import COMPARED_METRICS, LevelReport, PairReport, ParityReport, Verdict
-from harness.parity.sides import read_again, side_names
-from harness.record import Record
+from harness.parity.tolerances import precision_of
+from harness.records.record import Record
 
 PICTURES = 24
 """Most pictures on one page, about 10 MB; flips come first."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from harness import storage
 from harness.errors import RecordError
-from harness.parity.profiles import Tolerances
 from harness.parity.report import PairReport
-from harness.record import EvidenceArrays, Record, read
+from harness.parity.tolerances import Tolerances
+from harness.records.record import EvidenceArrays, Record, read
 from harness.types import Bool, Case, Float32
 
 Float64 = NDArray[np.float64]

@@ -11,8 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from harness import record, storage
+from harness import storage
 from harness.parity import PairReport, ParityReport, read_again
+from harness.records import record
 from harness.types import AnyArray, Bool, UInt8
 
 PANEL = 288

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from harness.metrics.intervals import Interval, NoInterval
-from harness.parity.profiles import Profile
+from harness.parity.tolerances import Profile
 from harness.types import Case
 
 Verdict = Literal["passed", "failed", "not measured"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from harness.parity.sides import Float64
+from harness.parity.pair import Float64
 from harness.types import Float32
 
 WINDOW = 11

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.record import Record
+from harness.records.record import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

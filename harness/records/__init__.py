@@ -1,0 +1,1 @@
+"""Records of measured cases and the files beside them."""

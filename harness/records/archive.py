@@ -17,8 +17,9 @@ from typing import IO
 
 import msgspec
 
-from harness import record, storage
+from harness import storage
 from harness.errors import HarnessError, RecordError, UsageError
+from harness.records import record
 
 SCHEMA = 1
 MANIFEST = "pack.json"

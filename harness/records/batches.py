@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 
 from harness import __version__, datasets, storage
-from harness.artifact import Artifact, TensorSpec, Variant
+from harness.detector.artifact import Artifact, TensorSpec, Variant
+from harness.detector.preprocess import Preprocessor
 from harness.errors import DatasetError, UsageError
-from harness.preprocess import Preprocessor
 from harness.types import AnyArray, Category, Sample
 
 SCHEMA = 1
@@ -55,7 +55,7 @@ class Image(_Strict, frozen=True, kw_only=True):
     name: str
     rows: _Count
     stages: dict[str, str] = {}
-    """As in a record (`harness.record.ImageResult`); empty where another program preprocessed."""
+    """As in a record (`harness.records.record.ImageResult`); empty where another program preprocessed."""
 
 
 class Index(_Strict, frozen=True, kw_only=True):

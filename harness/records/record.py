@@ -18,9 +18,9 @@ import safetensors
 import safetensors.numpy
 
 from harness import storage
-from harness.artifact import Thresholds, Variant, Weights
+from harness.detector.artifact import Thresholds, Variant, Weights
 from harness.errors import RecordError
-from harness.host import Host
+from harness.machine import Host
 from harness.metrics import PixelDecisions
 from harness.types import AnyArray, Bool, Case, Float32, UInt8
 
@@ -104,7 +104,7 @@ class Fit(_Strict, frozen=True, kw_only=True):
     """UTC, ISO 8601."""
     host: Host | None = None
     settings: dict[str, Any] = {}
-    """By the names of `harness.settings`, defaults written out; empty where the artifact does not say."""
+    """By the names of `harness.detector.settings`, defaults written out; empty where the artifact does not say."""
     software: dict[str, str] = {}
 
 
@@ -116,7 +116,7 @@ class Evidence(_Strict, frozen=True, kw_only=True):
 
 
 class StoredOutputs(_Strict, frozen=True, kw_only=True):
-    """The file of raw network outputs beside the record, which `replay` plays (`harness.outputs`)."""
+    """The file of raw network outputs beside the record, which `replay` plays (`harness.records.outputs`)."""
 
     file: str
     sha256: str

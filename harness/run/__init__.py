@@ -1,0 +1,1 @@
+"""Runs cases: from the plan over worker processes to the finished records."""

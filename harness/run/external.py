@@ -19,11 +19,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness import artifact, batches, datasets, outputs, record, registry, storage
-from harness.artifact import Artifact, TensorSpec, Variant
+from harness import datasets, registry, storage
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.errors import DatasetError, UsageError
-from harness.job import Job, head_of
-from harness.record import Device, Source
+from harness.records import batches, outputs, record
+from harness.records.record import Device, Source
+from harness.run.job import Job, head_of
 from harness.types import AnyArray, Case, MaskResize
 
 Program = Literal["ais_bench", "cpp", "npy"]

@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from harness import batches, outputs
+from harness.detector.preprocess import Preprocessor
 from harness.errors import DatasetError
-from harness.preprocess import Preprocessor
-from harness.record import ImageResult
+from harness.records import batches, outputs
+from harness.records.record import ImageResult
 from harness.types import AnyArray, Sample, UInt8
 
 
@@ -27,7 +27,7 @@ class Fed:
     size: tuple[int, int] | None
     """Height and width as stored; `None` where the image was not read."""
     stages: dict[str, str]
-    """As in `harness.record.ImageResult`."""
+    """As in `harness.records.record.ImageResult`."""
     decode_ms: float | None = None
     preprocess_ms: float | None = None
     """`None` where the rows were not made here."""

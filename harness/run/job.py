@@ -13,11 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from harness import __version__, host, record, storage
-from harness.artifact import Artifact, Variant
+from harness import __version__, machine, storage
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import ArtifactError, RecordError
 from harness.heads.graph import HEAD
-from harness.record import Device, Record, Source
+from harness.records import record
+from harness.records.record import Device, Record, Source
 from harness.types import Case, Category
 
 GRAPH = "graph"
@@ -117,7 +118,7 @@ class Job:
 
 def _is_outdated(found: Record) -> bool:
     """Whether this machine made a record with other versions of the runtime's packages than are installed."""
-    if host.apart(found.host, host.describe()):
+    if machine.apart(found.host, machine.describe()):
         return False  # who carried it here wants it kept
     return not all(
         re.match(rf"{re.escape(importlib.metadata.version(distribution))}(\W|$)", version)

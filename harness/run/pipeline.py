@@ -1,7 +1,7 @@
 """One case from its first image to its finished record: the pipeline, top to bottom.
 
 `Case → Sample → batch → {name: array} → Scores → Metrics → Record`. This runs inside a worker process of its own
-(`harness.worker`), whose environment and cores are already set.
+(`harness.run.worker`), whose environment and cores are already set.
 """
 
 from __future__ import annotations
@@ -16,38 +16,19 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from harness import (
-    batches,
-    datasets,
-    feeds,
-    host,
-    metrics,
-    outputs,
-    record,
-    registry,
-    replaying,
-    storage,
-    timing,
-    truth,
-)
-from harness.artifact import HeadSpec, Manifest
+from harness import datasets, machine, metrics, registry, storage, timing, truth
+from harness.detector.artifact import HeadSpec, Manifest
+from harness.detector.preprocess import Preprocessor
 from harness.errors import DatasetError, HarnessError, RecordError
-from harness.job import GRAPH, Job
-from harness.outputs import Reader
-from harness.preprocess import Preprocessor
-from harness.record import (
-    Data,
-    Device,
-    EvidenceArrays,
-    Fit,
-    ImageResult,
-    Record,
-    StoredOutputs,
-)
+from harness.records import batches, outputs, record
+from harness.records.outputs import Reader
+from harness.records.record import Data, Device, EvidenceArrays, Fit, ImageResult, Record, StoredOutputs
+from harness.run import inputs, replay
+from harness.run.job import GRAPH, Job
 from harness.types import AnyArray, Float32, Sample, UInt8
 
 if TYPE_CHECKING:
-    from backends.base import Session
+    from harness.contracts import Session
     from harness.heads.base import Head
 
 Advance = Callable[[int], None]
@@ -149,7 +130,7 @@ def run(
         first_inference_ms=first_inference_ms,
         evidence=record.write_evidence(job.out, job.case, job.inputs_sha256, arrays),
         outputs=_kept(job),
-        peak_memory_bytes=host.peak_memory_bytes(),
+        peak_memory_bytes=machine.peak_memory_bytes(),
         model_bytes=None if stored is not None else _model_bytes(job),
         finished=now(),
     )
@@ -174,25 +155,25 @@ def play(job: Job, *, advance: Advance) -> Record:
     return run(job, session, load_ms=None, advance=advance, stored=stored)
 
 
-def _sources(job: Job, stored: Reader | None) -> tuple[feeds.Feed, truth.Truth]:
+def _sources(job: Job, stored: Reader | None) -> tuple[inputs.Feed, truth.Truth]:
     """What feeds the network, and the ground truth: of the data set, or both of the record that is replayed."""
     if job.replayed is not None:
         assert stored is not None  # noqa: S101 - a replay plays outputs
-        return replaying.sources(job.replayed, stored)
+        return replay.sources(job.replayed, stored)
     manifest = job.artifact.manifest
     preprocessor = Preprocessor(manifest.preprocessing, until=job.variant.input_stage)
     height, width = manifest.head.parameters["map_size"]
     found = truth.read(job.category, job.case, preprocessor, map_size=(height, width))
     if job.inputs is None:
-        return feeds.FromImages(job.category.test, preprocessor), found
+        return inputs.FromImages(job.category.test, preprocessor), found
     folder = batches.read(job.inputs)
     batches.require_for(folder, job.artifact, job.variant, job.fingerprint)
-    return feeds.FromBatches(job.category.test, preprocessor, folder), found
+    return inputs.FromBatches(job.category.test, preprocessor, folder), found
 
 
 @contextlib.contextmanager
 def _keeping(
-    job: Job, feed: feeds.Feed
+    job: Job, feed: inputs.Feed
 ) -> Iterator[Callable[[Mapping[str, AnyArray], AnyArray | None], None]]:
     """Give what takes each batch's outputs, and the inputs a head needs: a file where they are to be saved."""
     if not job.save_outputs:
@@ -236,7 +217,7 @@ def blank(job: Job, started: str) -> Record:
         fit=_fit(manifest),
         training=manifest.fit_report.get("training"),
         source=job.source,
-        host=host.describe(),
+        host=machine.describe(),
         started=started,
         finished=started,
     )
@@ -255,7 +236,7 @@ def _fit(manifest: Manifest) -> Fit:
         images=manifest.training.images,
         seconds=report.get("seconds"),
         finished=report.get("finished"),
-        host=msgspec.convert(report["host"], host.Host) if "host" in report else None,
+        host=msgspec.convert(report["host"], machine.Host) if "host" in report else None,
         settings=manifest.settings,
         software=manifest.software,
     )
@@ -266,7 +247,7 @@ def now() -> str:
     return dt.datetime.now(dt.timezone.utc).isoformat()
 
 
-def _warm_up(job: Job, session: Session, feed: feeds.Feed, head: Head) -> float:
+def _warm_up(job: Job, session: Session, feed: inputs.Feed, head: Head) -> float:
     """Run every batch shape that will occur, untimed; gives the very first inference's time in ms."""
     rows = feed.first()
     count, size = len(job.category.test), job.case.batch_size
@@ -284,7 +265,7 @@ def _warm_up(job: Job, session: Session, feed: feeds.Feed, head: Head) -> float:
 
 def _score(
     samples: Sequence[Sample],
-    fed: Sequence[feeds.Fed],
+    fed: Sequence[inputs.Fed],
     session: Session,
     head: Head,
     collected: _Collected,

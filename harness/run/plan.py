@@ -8,11 +8,14 @@ from pathlib import Path
 
 import msgspec
 
-from harness import artifact, batches, bench, datasets, host, record, registry, storage, worker
+from harness import datasets, machine, registry, storage
+from harness.detector import artifact
 from harness.errors import DatasetError, UsageError
-from harness.job import Job
 from harness.progress import progress
-from harness.record import Record, Source
+from harness.records import batches, record
+from harness.records.record import Record, Source
+from harness.run import pipeline, worker
+from harness.run.job import Job
 from harness.types import Case, MaskResize
 
 
@@ -163,7 +166,7 @@ def _inputs(
 
 def require_cores(threads: int) -> None:
     """Raise `UsageError` when fewer than `threads` cores are usable."""
-    cores = host.usable_cores()
+    cores = machine.usable_cores()
     if threads > cores:
         raise UsageError(f"--threads {threads}: only {cores} cores are usable here")
 
@@ -182,7 +185,7 @@ def _require_distinct(jobs: Sequence[Job]) -> None:
 
 def _require_clock(jobs: Sequence[Job]) -> None:
     """Raise `UsageError` where a record made now would count as older than what came before it."""
-    now = bench.now()
+    now = pipeline.now()
     for job in jobs:
         before = {
             f"{job.artifact.path} was fitted": str(job.artifact.manifest.fit_report.get("finished", ""))
@@ -239,16 +242,16 @@ def _measure(job: Job, timeout: float) -> Record:
         replayed=_resolved(job.replayed),
         source=msgspec.to_builtins(job.source),
     )
-    started = bench.now()
+    started = pipeline.now()
     try:
         with progress(f"{case.runner} {case.category}", len(job.category.test)) as advance:
             return record.read(worker.start(order, advance=advance, timeout=timeout))
     except worker.Failure as failure:
         made = msgspec.structs.replace(
-            bench.blank(job, started),
+            pipeline.blank(job, started),
             status="skipped" if failure.skipped else "failed",
             reason=str(failure),
-            finished=bench.now(),
+            finished=pipeline.now(),
         )
         record.write(job.out, made)
         return made

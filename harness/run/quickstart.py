@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import artifact, datasets, registry, worker
+from harness import datasets, registry
+from harness.detector import artifact
+from harness.detector.settings import Padim
 from harness.errors import ArtifactError, Unavailable
-from harness.settings import Padim
+from harness.run import worker
 from harness.types import FitRequest
 
 DETECTOR = "padim"

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from harness import artifact, feeds, host, record, storage
-from harness.artifact import Artifact
+from harness import machine, storage
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
 from harness.errors import RecordError
-from harness.job import Job
-from harness.outputs import Reader
-from harness.record import Record, Source
+from harness.records import record
+from harness.records.outputs import Reader
+from harness.records.record import Record, Source
+from harness.run import inputs
+from harness.run.job import Job
 from harness.truth import Truth
 from harness.types import Category, Sample
 
@@ -75,7 +78,7 @@ def _job(request: ReplayRequest, found: Artifact, replayed: Record) -> Job:
     outputs, device, data = replayed.outputs, replayed.device, replayed.data
     if outputs is None or device is None or data is None:
         raise RecordError(f"{path}: not a whole record; bench the case again")
-    threads = request.threads or min(replayed.case.threads, host.usable_cores())
+    threads = request.threads or min(replayed.case.threads, machine.usable_cores())
     runner = replayed.case.runner
     return Job(
         case=msgspec.structs.replace(
@@ -114,7 +117,7 @@ def category_of(replayed: Record) -> Category:
     return Category(name=replayed.case.category, root=Path(), train=(), test=samples)
 
 
-def sources(path: Path, stored: Reader) -> tuple[feeds.FromRecord, Truth]:
+def sources(path: Path, stored: Reader) -> tuple[inputs.FromRecord, Truth]:
     """Frames, digests and ground truth of the record at `path`, checked against its digests.
 
     Raises:
@@ -125,4 +128,4 @@ def sources(path: Path, stored: Reader) -> tuple[feeds.FromRecord, Truth]:
     if arrays is None or replayed.data is None:
         raise RecordError(f"{path}: its evidence is missing; copy `evidence` along with the records")
     truth = Truth(masks=arrays.masks, sizes={}, cut=replayed.data.masks_cut)
-    return feeds.FromRecord(replayed.images, arrays.frames, stored), truth
+    return inputs.FromRecord(replayed.images, arrays.frames, stored), truth

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import artifact, registry, suite
-from harness.artifact import Artifact
+from harness import registry
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
 from harness.errors import HarnessError
-from harness.record import Record
-from harness.suite import BenchRequest
-from harness.suites.ready import UNTRAINED, Ready, Step, missing_formats
+from harness.records.record import Record
+from harness.run import plan as plan_module
+from harness.run.plan import BenchRequest
+from harness.run.suite_ready import UNTRAINED, Ready, Step, missing_formats
 from harness.types import FitRequest
 
 Say = Callable[[str], None]
@@ -52,7 +54,7 @@ def run(plan: Ready, *, say: Say, report: Callable[[Record], None]) -> Outcome:
     for done, step in enumerate(plan.steps):
         try:
             records += _case(plan, step, say, report)
-        except (KeyboardInterrupt, suite.Interrupted):
+        except (KeyboardInterrupt, plan_module.Interrupted):
             raise Interrupted(done - len(failures), len(plan.steps)) from None
         except HarnessError as error:
             if error.exit_code == 130:  # a training stopped by a signal, with a checkpoint
@@ -72,7 +74,7 @@ def _case(plan: Ready, step: Step, say: Say, report: Callable[[Record], None]) -
     formats = missing_formats(found, plan.backends)
     for format_ in formats:
         artifact.export(found, format_)
-    measure = suite.plan(
+    measure = plan_module.plan(
         BenchRequest(
             artifacts=(step.path,),
             data=request.data,
@@ -93,7 +95,7 @@ def _case(plan: Ready, step: Step, say: Say, report: Callable[[Record], None]) -
     say(
         f"{name}: {took}, {exported}, {len(measure.finished)} cases measured before, {len(measure.jobs)} to go"
     )
-    return suite.run(measure, timeout=request.timeout, report=report)
+    return plan_module.run(measure, timeout=request.timeout, report=report)
 
 
 def _fitted(plan: Ready, step: Step) -> tuple[Artifact, bool]:

@@ -9,10 +9,12 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
-from harness import __version__, artifact, datasets, registry, storage, suite, worker
-from harness.artifact import Artifact
+from harness import __version__, datasets, registry, storage
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
+from harness.detector.settings import Settings
 from harness.errors import ArtifactError, DatasetError, HarnessError, MissingExtra, Unavailable, UsageError
-from harness.settings import Settings
+from harness.run import plan, worker
 from harness.suites.definition import Suite
 from harness.types import Category, Device
 
@@ -98,7 +100,7 @@ def ready(request: SuiteRequest) -> Ready:
         Unavailable: only what this machine lacks is missing: a backend, MindSpore, a package.
     """
     problems = _Problems()
-    problems.of(suite.require_cores, request.threads)
+    problems.of(plan.require_cores, request.threads)
     problems.of(storage.require_writable, request.out)
     digest = problems.of(_weights_digest, request)
     found = [problems.of(_step, request, category, digest) for category in _categories(request, problems)]

@@ -17,14 +17,16 @@ from typing import Any
 
 import msgspec
 
-from harness import __version__, artifact, datasets, precision, registry, storage, suite
-from harness.artifact import Artifact, OmRequest, Variant
+from harness import __version__, build, datasets, registry, storage
+from harness.build import PrecisionRequest
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, OmRequest, Variant
 from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailable, UsageError
-from harness.precision import PrecisionRequest
-from harness.record import Record
+from harness.records.record import Record
+from harness.run import plan as plan_module
 from harness.types import Category
 
-CALIBRATIONS: tuple[precision.Calibration, ...] = ("minmax", "percentile")
+CALIBRATIONS: tuple[build.Calibration, ...] = ("minmax", "percentile")
 OM_MODES = (
     *("force_fp32", "cube_fp16in_fp32out", "must_keep_origin_dtype"),
     *("allow_fp32_to_fp16", "allow_mix_precision", "force_fp16"),
@@ -49,7 +51,7 @@ class TuneRequest:
     backends: tuple[str, ...] = ("onnxruntime-cpu",)
     rounds: int = 2
     """Every case is measured so many times, one round of all after the other."""
-    images: int = precision.IMAGES
+    images: int = build.IMAGES
     om: OmRequest | None = None
     """The precision modes of `atc` are tried too, with all else as asked here."""
     threads: int = 1
@@ -88,11 +90,11 @@ def tune(request: TuneRequest, *, say: Say, report: Callable[[Record], None]) ->
 
     Raises:
         ArtifactError: several artifacts, or none with a float32 ONNX variant.
-        Interrupted: on Ctrl-C; see `harness.suite.run`.
+        Interrupted: on Ctrl-C; see `harness.run.plan.run`.
         Unavailable: something needed to make a variant is not on this machine.
         UsageError: the folder holds another tuning, no backend opens a format, or `atc` cannot be asked for this.
     """
-    suite.require_cores(request.threads)
+    plan_module.require_cores(request.threads)
     opened = {name: registry.backend(name).formats for name in request.backends}
     for format_ in ("onnx",) if request.om is None else ("onnx", "om"):
         if not any(format_ in formats for formats in opened.values()):
@@ -124,8 +126,8 @@ def tune(request: TuneRequest, *, say: Say, report: Callable[[Record], None]) ->
             variants = tuple(id_ for id_ in ids if made[id_] in formats)
             if not variants:
                 continue  # atc compiled none of them
-            plan = suite.plan(
-                suite.BenchRequest(
+            plan = plan_module.plan(
+                plan_module.BenchRequest(
                     artifacts=(copy.path,),
                     data=request.data,
                     categories=(),
@@ -136,7 +138,7 @@ def tune(request: TuneRequest, *, say: Say, report: Callable[[Record], None]) ->
                     warmup=request.warmup,
                 )
             )
-            records += suite.run(plan, timeout=request.timeout, report=report)
+            records += plan_module.run(plan, timeout=request.timeout, report=report)
         rounds.append(tuple(records))
     return Tuned(trials=trials, rounds=tuple(rounds), records=tuple(folders))
 
@@ -194,7 +196,7 @@ def _make(
             compiled.append(_trial(copy, f"atc {mode}", om, partial(artifact.export, copy, "om", om=om)))
             say(_told(compiled[-1]))
     for settings, asked in lowerings(groups, request.images).items():
-        trials.append(_trial(copy, settings, asked, partial(precision.lower, copy, category, asked)))
+        trials.append(_trial(copy, settings, asked, partial(build.lower, copy, category, asked)))
         say(_told(trials[-1]))
     return [*trials, *compiled]
 

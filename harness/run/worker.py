@@ -1,6 +1,6 @@
 """Every case runs whole in a process of its own: what a runtime breaks, leaks or hangs is this case's alone.
 
-The parent starts `python -m harness.worker`, gives the job on standard input as JSON and reads events from standard
+The parent starts `python -m harness.run.worker`, gives the job on standard input as JSON and reads events from standard
 output, one JSON document a line: `{"done": n}` for images scored, then `{"record": path}` or `{"error": …}`. Environment
 and core affinity are set before the runtime is imported; its own chatter goes to a log kept only when the case fails.
 """
@@ -23,12 +23,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import host, registry
+from harness import machine, registry
 from harness.errors import HarnessError, Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from harness.doctor import Check
-    from harness.job import Job
+    from harness.doctor.steps.steps import Check
+    from harness.run.job import Job
 
 LOG_LINES_SHOWN = 5
 
@@ -49,7 +49,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     played: dict[str, Any] | None = None
     replayed: str | None = None
     source: dict[str, Any] | None = None
-    """These as in `harness.job.Job`."""
+    """These as in `harness.run.job.Job`."""
 
 
 class Failure(HarnessError):  # noqa: N818 - what a worker's end is called in its record
@@ -101,11 +101,11 @@ def probe(backend: str) -> str | None:
 
 
 def examine(backend: str) -> Iterator[Check]:
-    """Every step of `harness.doctor` for `backend` as it is made, in a process of its own.
+    """Every step of `harness.doctor.steps` for `backend` as it is made, in a process of its own.
 
     A last, failed one says so where that process died.
     """
-    from harness.doctor import Check
+    from harness.doctor.steps.steps import Check
 
     with tempfile.TemporaryFile() as log:
         with _spawn(["--examine", backend], registry.backend(backend).environment, log) as process:
@@ -127,10 +127,10 @@ def probe_all() -> dict[str, str | None]:
 
 
 def _spawn(arguments: list[str], environment: Any, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "harness.worker", *arguments],
+        [sys.executable, "-m", "harness.run.worker", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -211,16 +211,16 @@ def _tail(log: IO[bytes]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Entry point of the worker process."""
-    host.die_with_parent(signal.SIGKILL)
+    machine.die_with_parent(signal.SIGKILL)
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a runtime that prints must not be taken for an event
     if arguments[:1] == ["--probe"]:
         _say(events, unavailable=registry.backend(arguments[1]).unavailable())
         return 0
     if arguments[:1] == ["--examine"]:
-        from harness import doctor
+        from harness.doctor.steps import steps
 
-        for check in doctor.examine(arguments[1]):
+        for check in steps.examine(arguments[1]):
             _say(events, **msgspec.to_builtins(check))
         return 0
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
@@ -234,13 +234,14 @@ def main(arguments: list[str]) -> int:
 def _measure(order: Order, events: IO[str]) -> Path:
     threads = order.case["threads"]
     try:
-        host.pin(threads)  # before any runtime starts its threads
+        machine.pin(threads)  # before any runtime starts its threads
     except (OSError, ValueError) as error:
         raise UsageError(f"--threads {threads}: {error}") from error
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
-    from harness import bench, record
     from harness.foreign.fixed import in_its_batches
+    from harness.records import record
+    from harness.run import pipeline
 
     job = _job(order)
 
@@ -248,22 +249,25 @@ def _measure(order: Order, events: IO[str]) -> Path:
         _say(events, done=count)
 
     if job.outputs is not None:
-        bench.play(job, advance=advance)
+        pipeline.play(job, advance=advance)
     else:
-        host.describe()  # asks git: a process that holds a device had better not fork
+        machine.describe()  # asks git: a process that holds a device had better not fork
         begin = time.perf_counter_ns()
         session = registry.backend(job.case.backend).open(job.artifact, job.variant, threads=threads)
         load_ms = (time.perf_counter_ns() - begin) / 1e6
         session = in_its_batches(session, job.variant)
-        bench.run(job, session, load_ms=load_ms, advance=advance)
+        pipeline.run(job, session, load_ms=load_ms, advance=advance)
     return job.out / record.file_name(job.case, job.inputs_sha256)
 
 
 def _job(order: Order) -> Job:
-    from harness import artifact, datasets, record, replaying
-    from harness.artifact import Variant
-    from harness.job import Job
-    from harness.record import Device, Source
+    from harness import datasets
+    from harness.detector import artifact
+    from harness.detector.artifact import Variant
+    from harness.records import record
+    from harness.records.record import Device, Source
+    from harness.run import replay
+    from harness.run.job import Job
     from harness.types import Case
 
     case = msgspec.convert(order.case, Case)
@@ -274,7 +278,7 @@ def _job(order: Order) -> Job:
         variant=msgspec.convert(order.variant, Variant),
         category=datasets.load_category(Path(order.data), case.category)
         if order.data is not None
-        else replaying.category_of(record.read(Path(str(replayed)))),
+        else replay.category_of(record.read(Path(str(replayed)))),
         fingerprint=order.fingerprint,
         out=Path(order.out),
         save_outputs=order.save_outputs,

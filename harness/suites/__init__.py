@@ -1,8 +1,8 @@
 """Suites: the settings that give a published table, in one file; fitted, exported and measured category by category."""
 
+from harness.run.suite import Interrupted, Outcome, run
+from harness.run.suite_ready import Ready, Step, SuiteRequest, ready
 from harness.suites.definition import Suite, find, names, read
-from harness.suites.ready import Ready, Step, SuiteRequest, ready
-from harness.suites.run import Interrupted, Outcome, run
 
 __all__ = [
     "Interrupted",

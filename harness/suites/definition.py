@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from harness import registry, storage
+from harness.detector.settings import Settings
+from harness.detector.settings import settings as settings_of
 from harness.errors import HarnessError, UsageError
-from harness.settings import Settings
-from harness.settings import settings as settings_of
 from harness.types import MaskResize
 
 SUFFIX = ".toml"
@@ -33,7 +33,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mask_threshold: Annotated[int, msgspec.Meta(ge=0, le=254)] = 127
     mask_resize: MaskResize = "nearest"
     settings: dict[str, Any] = {}
-    """By the names of `harness.settings`."""
+    """By the names of `harness.detector.settings`."""
     category: dict[str, dict[str, Any]] = {}
     """Settings that one category has of its own."""
 

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from harness import registry, storage, suites
+from harness.detector.settings import settings as settings_of
 from harness.errors import HarnessError
-from harness.settings import settings as settings_of
 
 COLUMNS = ("source", "model", "backbone", "device", "dataset", "category", "metric", "value")
 SOURCES = "sources.toml"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness import published
 from harness.errors import HarnessError
-from harness.published import ALL, MEAN, Counts, Published, Row, Source
-from harness.record import Record
+from harness.records.record import Record
+from harness.suites import published
+from harness.suites.published import ALL, MEAN, Counts, Published, Row, Source
 from harness.tables.counterparts import COUNTERPARTS
 from harness.tables.differences import differences, same_images
-from harness.tables.plain import Table, groups, hidden, mean, newest, place_of, table, unusual
+from harness.tables.summary import Table, groups, hidden, mean, newest, place_of, table, unusual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ import io
 import json
 from typing import Any
 
-from harness.tables import grid
-from harness.tables.comparison import Comparison, Comparisons, Line
-from harness.tables.grid import Grid
-from harness.tables.plain import Table
+from harness.tables import table
+from harness.tables.against_published import Comparison, Comparisons, Line
+from harness.tables.summary import Table
+from harness.tables.table import Grid
 from harness.tables.text import Format
 
 _HEADER = ("device", "metric", "category", "ours", "theirs", "ours − theirs")
@@ -24,7 +24,7 @@ def render(found: Comparisons, kind: Format) -> str:
         return json.dumps(document(found), indent=1, allow_nan=False)
     if kind == "csv":
         return _csv(found)
-    blocks = [grid.text(_grid(item), kind, numbers_from=3) for item in found.made]
+    blocks = [table.text(_grid(item), kind, numbers_from=3) for item in found.made]
     return "\n\n".join([*blocks, *(f"not compared: {reason}" for reason in found.reasons)])
 
 

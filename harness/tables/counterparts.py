@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.record import Record
+from harness.records.record import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

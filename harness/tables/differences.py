@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.published import Counts, Row, Source
-from harness.record import Record
+from harness.records.record import Record
+from harness.suites.published import Counts, Row, Source
 
 Pairs = dict[str, dict[tuple[str, str], list[str]]]
 """What → ours and theirs → the categories in which it is so."""

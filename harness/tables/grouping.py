@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.record import Record
-from harness.tables.plain import newest
+from harness.records.record import Record
+from harness.tables.summary import newest
 
 Group = tuple[Record, ...]
 """Records that differ in the category alone."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.errors import HarnessError
-from harness.host import Host
-from harness.record import Record
-from harness.tables.plain import groups, hidden, newest, unusual
+from harness.machine import Host
+from harness.records.record import Record
+from harness.tables.summary import groups, hidden, newest, unusual
 
 Kind = Literal["training", "evaluation", "inference"]
 _TRAINS = ("mindspore", "ascend910")

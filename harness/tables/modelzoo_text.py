@@ -8,9 +8,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from harness.tables import grid
-from harness.tables.grid import Grid
+from harness.tables import table
 from harness.tables.modelzoo import Block, Cell
+from harness.tables.table import Grid
 from harness.tables.text import ABSENT, Format
 
 
@@ -20,7 +20,7 @@ def render(found: Sequence[Block], kind: Format) -> str:
         return json.dumps(document(found), indent=1, ensure_ascii=False, allow_nan=False)
     if kind == "csv":
         return _csv(found)
-    return "\n\n".join(grid.text(_grid(block), kind, numbers_from=len(block.columns) + 1) for block in found)
+    return "\n\n".join(table.text(_grid(block), kind, numbers_from=len(block.columns) + 1) for block in found)
 
 
 def document(found: Sequence[Block]) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 
 from harness.errors import RecordError
-from harness.record import Record
-from harness.tables import grid
-from harness.tables.grid import Grid
-from harness.tables.parts import Part, comparable
+from harness.records.record import Record
+from harness.tables import table
+from harness.tables.grouping import Part, comparable
 from harness.tables.pivot import values_of
-from harness.tables.plain import METRICS, groups, newest
+from harness.tables.summary import METRICS, groups, newest
+from harness.tables.table import Grid
 from harness.tables.text import ABSENT, Format
 from harness.types import Case
 
@@ -214,7 +214,7 @@ def render(found: Sequence[Front], kind: Format) -> str:
         return json.dumps(document(found), indent=1, allow_nan=False)
     if kind == "csv":
         return _csv(found)
-    return "\n\n".join(grid.text(_grid(item), kind, numbers_from=6) for item in found)
+    return "\n\n".join(table.text(_grid(item), kind, numbers_from=6) for item in found)
 
 
 def document(found: Sequence[Front]) -> dict[str, Any]:

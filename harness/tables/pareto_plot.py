@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from harness import storage
 from harness.errors import MissingExtra, UsageError
-from harness.tables.front import Front, Point
-from harness.tables.plain import METRICS
+from harness.tables.pareto import Front, Point
+from harness.tables.summary import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,10 +11,10 @@ import msgspec
 from harness import registry
 from harness.errors import RecordError, UsageError
 from harness.parity import flipped
-from harness.parity.profiles import PROFILES, precision_of
-from harness.record import Record
-from harness.tables.parts import Group, Part, comparable
-from harness.tables.plain import METRICS, TIMES, groups, host_of, mean, newest, place_of
+from harness.parity.tolerances import PROFILES, precision_of
+from harness.records.record import Record
+from harness.tables.grouping import Group, Part, comparable
+from harness.tables.summary import METRICS, TIMES, groups, host_of, mean, newest, place_of
 from harness.types import Case
 
 By = Literal["backend", "precision", "detector"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from harness.tables import grid
-from harness.tables.grid import Grid
+from harness.tables import table
 from harness.tables.pivot import MEASURES, Pivot
-from harness.tables.plain import METRICS
+from harness.tables.summary import METRICS
+from harness.tables.table import Grid
 from harness.tables.text import ABSENT, Format
 
 
@@ -23,7 +23,7 @@ def render(found: Sequence[Pivot], kind: Format) -> str:
         return json.dumps(document(found), indent=1, allow_nan=False)
     if kind == "csv":
         return _csv(found)
-    return "\n\n".join(grid.text(_grid(item, kind), kind, numbers_from=2) for item in found)
+    return "\n\n".join(table.text(_grid(item, kind), kind, numbers_from=2) for item in found)
 
 
 def document(found: Sequence[Pivot]) -> dict[str, Any]:

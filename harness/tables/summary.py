@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.record import DEVICE_STAGES, Record
+from harness.records.record import DEVICE_STAGES, Record
 from harness.types import Case
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -136,7 +136,7 @@ def mean(name: str, values: Sequence[float]) -> float:
 
 
 def tables(records: Iterable[Record], *, stage: str = "total") -> tuple[Table, ...]:
-    """Group records into tables; `stage` is one of `harness.record.STAGES` and `DEVICE_STAGES`."""
+    """Group records into tables; `stage` is one of `harness.records.record.STAGES` and `DEVICE_STAGES`."""
     return tuple(table(group, stage) for group in groups(records))
 
 

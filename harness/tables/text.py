@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from harness.tables.plain import DECISIONS, METRICS, TITLES, Row, Table
+from harness.tables.summary import DECISIONS, METRICS, TITLES, Row, Table
 
 Format = Literal["terminal", "md", "csv", "json"]
 ABSENT = "–"

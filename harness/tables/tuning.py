@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from harness.parity import flipped
-from harness.record import Record
-from harness.tables.front import dominates
-from harness.tuning import Tuned
+from harness.records.record import Record
+from harness.run.tuning import Tuned
+from harness.tables.pareto import dominates
 
 _HEADER = (
     *("", "settings", "variant", "difference", "flips", "image AUROC", "pixel AUROC", "AUPRO"),

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from backends.errors import BackendError
-from harness import artifact, registry
-from harness.artifact import Artifact, OmRequest, Variant
+from harness import registry
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, OmRequest, Variant
 from harness.errors import ArtifactError, Unavailable
 from harness.storage import sha256_of_file
 from harness.types import Float32

@@ -12,12 +12,14 @@ import pytest
 from backends import lite
 from backends.errors import BackendError, DeviceMismatch
 from backends.simulators import lite as simulator
-from harness import artifact, record, suite
-from harness.artifact import Artifact, TensorSpec
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, TensorSpec
 from harness.errors import ArtifactError, Unavailable
-from harness.record import Record
+from harness.records import record
+from harness.records.record import Record
+from harness.run import plan
+from harness.run.plan import BenchRequest
 from harness.storage import sha256_of_file
-from harness.suite import BenchRequest
 from harness.types import AnyArray, FitRequest
 from tests.conftest import Tiny, patch_embedding
 
@@ -321,7 +323,7 @@ def test_a_mindir_is_benched_on_the_simulator_and_agrees_with_mindspore_to_the_b
         out=tmp_path,
         batch_size=3,
     )
-    ours, theirs = suite.run(suite.plan(request), timeout=120, report=list[Record]().append)
+    ours, theirs = plan.run(plan.plan(request), timeout=120, report=list[Record]().append)
     assert (ours.status, ours.reason) == ("measured", None)
     assert ours.device is not None
     assert ours.device.simulated

@@ -13,11 +13,13 @@ import pytest
 from backends import mindspore as adapter
 from backends import ort
 from backends.errors import DeviceMismatch
-from harness import artifact, record, suite
-from harness.artifact import Artifact
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
 from harness.errors import MissingExtra
-from harness.record import Record
-from harness.suite import BenchRequest
+from harness.records import record
+from harness.records.record import Record
+from harness.run import plan
+from harness.run.plan import BenchRequest
 from harness.types import FitRequest
 from tests.conftest import Tiny
 
@@ -188,7 +190,7 @@ def test_a_mindir_is_benched_in_a_worker_of_its_own(
         out=tmp_path,
         batch_size=3,
     )
-    (made,) = suite.run(suite.plan(request), timeout=120, report=list[Record]().append)
+    (made,) = plan.run(plan.plan(request), timeout=120, report=list[Record]().append)
     assert (made.status, made.reason) == ("measured", None)
     assert made.device is not None
     assert len(made.device.options["cores"].split(",")) == 1

@@ -13,8 +13,9 @@ import pytest
 
 from backends import openvino as adapter
 from backends.errors import BackendError, DeviceMismatch
-from harness import artifact, registry, storage
-from harness.artifact import Artifact, TensorSpec
+from harness import registry, storage
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, TensorSpec
 from harness.errors import MissingExtra, Unavailable
 from harness.types import Float32
 from tests.conftest import Tiny, patch_embedding

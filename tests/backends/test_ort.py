@@ -16,7 +16,7 @@ import pytest
 from backends import ort
 from backends.errors import BackendError, DeviceMismatch
 from backends.ort_session import BoundSession, OnnxRuntimeSession
-from harness import artifact
+from harness.detector import artifact
 from harness.errors import MissingExtra, Unavailable
 from harness.types import AnyArray
 from tests.conftest import Tiny

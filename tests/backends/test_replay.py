@@ -13,14 +13,18 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from backends.base import DeviceReport
 from backends.errors import BackendError
 from backends.replay import play
-from harness import artifact, bench, cli, outputs, parity, record, registry, replaying, storage, suite
-from harness.artifact import Artifact, HeadSpec, TensorSpec
+from harness import cli, parity, registry, storage
+from harness.contracts import DeviceReport
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, HeadSpec, TensorSpec
+from harness.detector.preprocess import Windows
 from harness.errors import HarnessError, RecordError
-from harness.preprocess import Windows
-from harness.record import Device, Record
+from harness.records import outputs, record
+from harness.records.record import Device, Record
+from harness.run import pipeline, plan
+from harness.run import replay as replay_module
 from harness.types import AnyArray
 from tests.conftest import Tiny
 
@@ -32,9 +36,9 @@ CPU = Device(device="cpu", runtime={"some": "1"}, options={"threads": "1"}, simu
 def measured(tiny: Tiny, out: Path, *, backend: str = "onnxruntime-cpu", batch_size: int = 3) -> Record:
     """A record whose outputs were saved, made in this process."""
     request = tiny.request(out, backend, batch_size=batch_size, save_outputs=True)
-    (job,) = suite.plan(request).jobs
+    (job,) = plan.plan(request).jobs
     session = registry.backend(backend).open(job.artifact, job.variant, threads=1)
-    return bench.run(job, session, load_ms=1.0, advance=lambda _: None)
+    return pipeline.run(job, session, load_ms=1.0, advance=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -235,11 +239,11 @@ def test_what_the_replayed_record_decides_cannot_be_asked_for(
 
 
 def test_another_variant_is_not_replayed(board: Path, bare: Path) -> None:
-    request = replaying.ReplayRequest(
+    request = replay_module.ReplayRequest(
         artifacts=(bare,), results=board, categories=(), out=board, variant="om-fp16"
     )
     with pytest.raises(RecordError, match="no record of variant om-fp16 has stored outputs"):
-        replaying.jobs(request)
+        replay_module.jobs(request)
 
 
 # Saving.
@@ -270,8 +274,8 @@ def test_the_file_holds_the_networks_outputs_row_by_row(tiny: Tiny, saved: Path)
     }
     found = artifact.read(tiny.artifact)
     session = registry.backend("onnxruntime-cpu").open(found, found.manifest.variants[0], threads=1)
-    (job,) = suite.plan(tiny.request(saved, force=True)).jobs
-    fed = bench._sources(job, None)[0].batch(0, 8)
+    (job,) = plan.plan(tiny.request(saved, force=True)).jobs
+    fed = pipeline._sources(job, None)[0].batch(0, 8)
     for image, stored in zip(fed, arrays["output.embedding"], strict=True):
         np.testing.assert_allclose(session.run(image.rows)["embedding"][0], stored, rtol=1e-5, atol=1e-6)
 
@@ -370,8 +374,8 @@ def windowed(tiny: Tiny, folder: Path) -> Artifact:
 def test_a_head_that_scores_the_inputs_finds_them_stored(tiny: Tiny, tmp_path: Path) -> None:
     found = windowed(tiny, tmp_path)
     request = tiny.request(tmp_path / "board", artifacts=(found.path,), batch_size=3, save_outputs=True)
-    (job,) = suite.plan(request).jobs
-    original = bench.run(job, Halving(), load_ms=0, advance=lambda _: None)
+    (job,) = plan.plan(request).jobs
+    original = pipeline.run(job, Halving(), load_ms=0, advance=lambda _: None)
     arrays = safetensors.numpy.load_file(outputs_file(tmp_path / "board"))
     assert arrays["input"].shape == arrays["output.reconstruction"].shape == (32, 3, 24, 24)
     assert arrays["rows"].tolist() == [4] * 8
@@ -383,12 +387,12 @@ def test_a_head_that_scores_the_inputs_finds_them_stored(tiny: Tiny, tmp_path: P
 
 def test_batches_of_windows_keep_the_rows_of_an_image_together(tiny: Tiny, tmp_path: Path) -> None:
     found = windowed(tiny, tmp_path)
-    (plain,) = suite.plan(tiny.request(tmp_path / "r", artifacts=(found.path,), batch_size=3)).jobs
-    expected = bench.run(plain, Halving(), load_ms=0, advance=lambda _: None)
+    (plain,) = plan.plan(tiny.request(tmp_path / "r", artifacts=(found.path,), batch_size=3)).jobs
+    expected = pipeline.run(plain, Halving(), load_ms=0, advance=lambda _: None)
     asked = ["inputs", str(found.path), "--data", str(tiny.data), "--to", str(tmp_path / "in")]
     assert cli.main([*asked, "--batch-size", "3"]) == 0
     request = tiny.request(tmp_path / "s", artifacts=(found.path,), inputs=tmp_path / "in")
-    (job,) = suite.plan(request).jobs
+    (job,) = plan.plan(request).jobs
     assert job.case.batch_size == 3
-    made = bench.run(job, Halving(), load_ms=0, advance=lambda _: None)
+    made = pipeline.run(job, Halving(), load_ms=0, advance=lambda _: None)
     assert made.images == expected.images

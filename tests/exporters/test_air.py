@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness import artifact
-from harness.artifact import Artifact
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
 from harness.errors import Unavailable
 
 pytestmark = pytest.mark.mindspore

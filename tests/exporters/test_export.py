@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import artifact, registry
-from harness.artifact import Artifact
+from harness import registry
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
 from harness.errors import Unavailable
 from harness.types import AnyArray, Float32
 
@@ -182,7 +183,7 @@ LIES: dict[str, Callable[[dict[str, AnyArray]], dict[str, AnyArray]]] = {
 
 def agreed(artifact: Artifact, run: Callable[[Float32], dict[str, AnyArray]]) -> dict[str, float]:
     from exporters.agreement import agreement
-    from exporters.subject import Subject
+    from exporters.base import Subject
 
     subject = Subject(
         artifact=artifact,

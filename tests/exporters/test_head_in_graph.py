@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import artifact, bench, datasets, registry
-from harness.artifact import Artifact
+from harness import datasets, registry
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
 from harness.errors import UsageError
 from harness.heads.padim import PadimHead
-from harness.job import Job
+from harness.run import pipeline
+from harness.run.job import Job
 from harness.types import Case, Category, FitRequest
 
 pytestmark = pytest.mark.mindspore
@@ -76,7 +78,7 @@ def measured(found: Artifact, category: Category, out: Path, backend: str, varia
         out=out,
     )
     session = registry.backend(backend).open(found, chosen, threads=1)
-    record = bench.run(job, session, load_ms=0.0, advance=lambda _: None)
+    record = pipeline.run(job, session, load_ms=0.0, advance=lambda _: None)
     return {image.name: image.score for image in record.images}
 
 

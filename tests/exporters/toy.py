@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from exporters.fit.base import Images, Learnt
-from exporters.fit.training import Task, epochs_of, train
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
-from harness.artifact import HeadSpec
+from exporters.train.loop import Task, epochs_of, train
+from harness.detector.artifact import HeadSpec
+from harness.detector.settings import Settings, Stpm, Trained
 from harness.heads.graph import MAP, SCORE
-from harness.settings import Settings, Stpm, Trained
 from harness.types import AnyArray, Category, FitRequest, Float32
 
 SIDE = 16

@@ -1,9 +1,9 @@
-"""A worker of the toy's training: what `exporters.fit.ranks` runs, with the toy in the place of STPM."""
+"""A worker of the toy's training: what `exporters.train.group` runs, with the toy in the place of STPM."""
 
 import sys
 
-from exporters.fit import ranks
+from exporters.train import group
 from harness import registry
 
 registry.LEARNERS["stpm"] = "tests.exporters.toy:learn"
-sys.exit(ranks.main(sys.argv[1:]))
+sys.exit(group.main(sys.argv[1:]))

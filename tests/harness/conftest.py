@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.records import Results
+from tests.harness.record_factory import Results
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from harness import metrics, record, storage
-from harness.artifact import Thresholds, Weights
-from harness.host import Host
+from harness import metrics, storage
+from harness.detector.artifact import Thresholds, Weights
+from harness.machine import Host
 from harness.parity import PairReport, compare
-from harness.record import Data, Device, EvidenceArrays, ImageResult, Record
+from harness.records import record
+from harness.records.record import Data, Device, EvidenceArrays, ImageResult, Record
 from harness.types import AnyArray, Case
 
 HOST = Host(

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 import harness
-from harness import host
+from harness import machine
 
 
 @pytest.fixture
 def undescribed() -> Iterator[None]:
     """Forget the description that is kept for the life of the process, before and after."""
-    host.describe.cache_clear()
+    machine.describe.cache_clear()
     yield
-    host.describe.cache_clear()
+    machine.describe.cache_clear()
 
 
 def in_a_child(code: str) -> str:
@@ -49,7 +49,7 @@ def git(folder: Path, *arguments: str) -> str:
 # --- cores ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", range(1, host.usable_cores() + 1))
+@pytest.mark.parametrize("threads", range(1, machine.usable_cores() + 1))
 def test_a_pinned_process_keeps_to_that_many_cores_threads_included(threads: int) -> None:
     found = in_a_child(
         f"before = sorted(os.sched_getaffinity(0)); host.pin({threads}); seen = []; "
@@ -68,7 +68,7 @@ def test_more_cores_than_there_are_and_fewer_than_one_are_refused() -> None:
         with pytest.raises(
             ValueError, match=f"{threads} threads asked for, {len(usable)} cores are usable here"
         ):
-            host.pin(threads)
+            machine.pin(threads)
     assert os.sched_getaffinity(0) == usable
 
 
@@ -77,7 +77,7 @@ def test_more_cores_than_there_are_and_fewer_than_one_are_refused() -> None:
 
 def test_peak_memory_is_the_childs_and_not_the_parents() -> None:
     ballast = np.ones(500 << 20, np.uint8)
-    assert host.peak_memory_bytes() > ballast.nbytes
+    assert machine.peak_memory_bytes() > ballast.nbytes
     assert int(in_a_child("print(host.peak_memory_bytes())")) < 200 << 20
     del ballast
 
@@ -95,16 +95,16 @@ def test_peak_memory_is_in_bytes_and_stays_after_the_memory_is_given_back() -> N
 
 
 def test_a_host_is_described_in_full() -> None:
-    found = host.describe()
+    found = machine.describe()
     assert found.name == platform.node()
     assert found.python == platform.python_version()
     assert found.harness == harness.__version__
     assert found.machine == platform.machine()
     assert found.processor.strip() not in ("", "unknown")
-    assert found.cores >= host.usable_cores() >= 1
+    assert found.cores >= machine.usable_cores() >= 1
     assert found.memory_bytes > 256 << 20
     assert found.system.startswith("Linux")
-    assert msgspec.convert(msgspec.to_builtins(found), host.Host) == found
+    assert msgspec.convert(msgspec.to_builtins(found), machine.Host) == found
 
 
 @needs_git
@@ -117,14 +117,14 @@ def test_the_code_of_a_checkout_is_named_by_its_commit(
     git(tmp_path, "init")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "first")
-    monkeypatch.setattr(host, "__file__", str(tmp_path / "harness" / "host.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "harness" / "host.py"))
     (tmp_path / "untracked").write_text("results of a run")
-    found = host.describe()
+    found = machine.describe()
     assert (found.git_commit, found.git_dirty) == (git(tmp_path, "rev-parse", "HEAD"), False)
     assert re.fullmatch("[0-9a-f]{40}", found.git_commit or "")
     (tmp_path / "harness" / "host.py").write_text("changed")
-    host.describe.cache_clear()
-    assert host.describe().git_dirty is True
+    machine.describe.cache_clear()
+    assert machine.describe().git_dirty is True
 
 
 @needs_git
@@ -135,15 +135,15 @@ def test_an_installed_wheel_has_no_commit_even_inside_another_checkout(
     git(tmp_path, "init")
     git(tmp_path, "commit", "--allow-empty", "-m", "someone else's")
     (tmp_path / "site-packages" / "harness").mkdir(parents=True)
-    monkeypatch.setattr(host, "__file__", str(tmp_path / "site-packages" / "harness" / "host.py"))
-    found = host.describe()
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "site-packages" / "harness" / "host.py"))
+    found = machine.describe()
     assert (found.git_commit, found.git_dirty) == (None, None)
 
 
 @pytest.mark.usefixtures("undescribed")
 def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(host, "__file__", str(tmp_path / "harness" / "host.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "harness" / "host.py"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = host.describe()
+    found = machine.describe()
     assert (found.git_commit, found.git_dirty) == (None, None)

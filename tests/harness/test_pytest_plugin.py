@@ -13,7 +13,7 @@ from tests.conftest import Tiny
 from tests.harness.gates.gatefiles import BOUND, Bench, add, timed, write_run
 
 pytest_plugins = ["pytester"]
-PLUGIN = ("-p", "harness.plugin", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+PLUGIN = ("-p", "harness.pytest_plugin", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 QUICK = 'names=("ours", "theirs"), blocks=10, samples=1, shortest_ms=0.001'
 
 
@@ -113,7 +113,7 @@ def test_a_session_without_interleaved_tests_writes_only_when_asked(pytester: py
 @pytest.fixture
 def processes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A benchmark whose second process ends as `how` says; an earlier session has measured it."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makepyfile(
         f"""
         import os, signal
@@ -268,7 +268,7 @@ def test_records_and_gates_are_at_hand(pytester: pytest.Pytester, bench: Bench) 
 
 
 def test_loading_the_plugin_loads_nothing_heavy() -> None:
-    code = "import sys, harness.plugin; print([name for name in sys.modules if name.split('.')[0] in "
+    code = "import sys, harness.pytest_plugin; print([name for name in sys.modules if name.split('.')[0] in "
     code += "('numpy', 'cv2', 'msgspec', 'onnxruntime', 'exporters', 'backends')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ast.literal_eval(done.stdout) == []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporters.blame.graph import Graph, constants
 from harness.blame import relative_difference
+from harness.blame.nodes.graph import Graph, constants
 
 
 def differences(reference: Graph, other: Graph) -> tuple[str, ...]:

@@ -16,11 +16,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from exporters.blame import reproducer, weights
-from exporters.blame.graph import Tensor
 from exporters.blame.rows import Row
-from exporters.blame.sides import Side
 from harness.blame import relative_difference
+from harness.blame.nodes import constants, reproducer
+from harness.blame.nodes.graph import Tensor
+from harness.blame.nodes.side import Side
 from harness.errors import UsageError
 from harness.types import AnyArray
 
@@ -102,7 +102,7 @@ def blame(
     shared = _shared(reference, other)
     if not rows:
         raise UsageError("blame needs at least one image")
-    files = weights.differences(reference.graph, other.graph)
+    files = constants.differences(reference.graph, other.graph)
     row, outputs = _worst(reference, other, rows)
     told = NodeBlame(
         verdict="passed",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifact import TensorSpec
+from harness.detector.artifact import TensorSpec
 from harness.errors import ArtifactError, MissingExtra
 from harness.types import AnyArray
 

@@ -18,16 +18,18 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 
-from exporters import opset
-from exporters.blame.graph import Graph, Tensor
+from exporters.ascend import opset
 from exporters.blame.rows import chosen, repeated
-from exporters.blame.sides import Side
-from harness import __version__, artifact, batches, storage
-from harness.artifact import HeadSpec, Manifest, TensorSpec, Variant
+from harness import __version__, storage
 from harness.blame import cuts
+from harness.blame.nodes.graph import Graph, Tensor
+from harness.blame.nodes.side import Side
+from harness.detector import artifact
+from harness.detector.artifact import HeadSpec, Manifest, TensorSpec, Variant
+from harness.detector.preprocess import Crop, Preprocessor, Step, Windows
 from harness.errors import UsageError
 from harness.heads.graph import HEAD, MAP, SCORE
-from harness.preprocess import Crop, Preprocessor, Step, Windows
+from harness.records import batches
 from harness.types import AnyArray, Category, Sample
 
 MODEL = "cut.onnx"

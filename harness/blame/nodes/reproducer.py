@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 import onnx
 
-from exporters.blame.sides import Side
-from harness import artifact, registry, storage
+from harness import registry, storage
+from harness.blame.nodes.side import Side
+from harness.detector import artifact
 from harness.types import AnyArray
 
 MODEL, INPUT, EXPECTED, SCRIPT = "model.onnx", "input.npz", "expected.npz", "reproduce.py"

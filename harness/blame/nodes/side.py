@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from exporters.blame.graph import Graph
 from harness import registry, storage
-from harness.artifact import Artifact, TensorSpec, Variant
+from harness.blame.nodes.graph import Graph
+from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.errors import UsageError
 from harness.types import AnyArray
 
 if TYPE_CHECKING:
-    from backends.base import DeviceReport, Session
+    from harness.contracts import DeviceReport, Session
 
 FORMAT = "onnx"
 

@@ -1,0 +1,1 @@
+"""The levels on which two backends are compared, one module each."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.parity.pair import Sides, share
 from harness.parity.report import LevelReport, Verdict
-from harness.parity.sides import Sides, share
-from harness.record import Record
+from harness.records.record import Record
 
 STAGES = ("decode", "frame", "input")
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.parity.profiles import FLOAT32
-from harness.parity.report import LARGEST, Difference, Flip, LevelReport
-from harness.parity.sides import (
+from harness.parity.pair import (
     Float64,
     Sides,
     flipped,
@@ -20,7 +18,9 @@ from harness.parity.sides import (
     score_differences,
     share,
 )
+from harness.parity.report import LARGEST, Difference, Flip, LevelReport
 from harness.parity.similarity import structural_similarity
+from harness.parity.tolerances import FLOAT32
 from harness.types import Bool
 
 

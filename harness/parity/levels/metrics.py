@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from harness import metrics
 from harness.metrics.intervals import Interval, NoInterval, auroc_difference, non_inferior, pixel_differences
+from harness.parity.pair import Sides, is_finite, scores_of
 from harness.parity.report import COMPARED_METRICS, LevelReport, MetricChange, Verdict, overall
-from harness.parity.sides import Sides, is_finite, scores_of
-from harness.record import EvidenceArrays, Record
+from harness.records.record import EvidenceArrays, Record
 
 NEGLIGIBLE = 1e-6
 """Without a margin, pixel metrics that change by no more are shown without an interval: the rounding of float32 maps

@@ -12,10 +12,10 @@ import numpy as np
 from harness import storage
 from harness.errors import RecordError
 from harness.heads.graph import HEAD
-from harness.outputs import Reader
+from harness.parity.pair import Float64, Sides, number
 from harness.parity.report import LevelReport, TensorDifference
-from harness.parity.sides import Float64, Sides, number
-from harness.record import Record
+from harness.records.outputs import Reader
+from harness.records.record import Record
 from harness.types import AnyArray
 
 

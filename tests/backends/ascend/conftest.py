@@ -17,8 +17,9 @@ from backends.ascend.runtime import runtime
 from backends.ascend.session import AscendSession
 from backends.simulators import om
 from backends.simulators.acl import Board, create
-from harness import artifact, storage
-from harness.artifact import Artifact, Target, TensorSpec, Variant
+from harness import storage
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, Target, TensorSpec, Variant
 from harness.types import AnyArray, Float32
 from tests.conftest import Tiny, patch_embedding
 

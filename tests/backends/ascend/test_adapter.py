@@ -12,7 +12,9 @@ import pytest
 from backends.ascend.adapter import Ascend, family, installed_acl
 from backends.errors import BackendError, DeviceMismatch
 from backends.simulators.acl import Board, create
-from harness import artifact, cli, record, registry
+from harness import cli, registry
+from harness.detector import artifact
+from harness.records import record
 from tests.backends.ascend.conftest import Maker
 
 ROWS = ("ascend310", "ascend310p", "ascend310b")

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.doctor.steps.steps import Check, walk
 
 from backends.ascend import adapter, doctor
 from backends.ascend.adapter import Ascend
 from backends.ascend.runtime import runtime
-from harness import artifact, trial
-from harness.artifact import Variant
-from harness.doctor import Check, walk
+from harness.detector import artifact
+from harness.detector.artifact import Variant
+from harness.doctor.steps import smoke_model
 
 pytest.importorskip("onnxruntime", reason="onnxruntime, which computes for the simulator, is not installed")
 
@@ -182,8 +183,8 @@ def test_the_simulated_walk_ends_with_a_model_that_ran_and_says_so_on_every_line
 
 
 def test_a_card_that_computes_wrongly_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = trial.expected
-    monkeypatch.setattr(trial, "expected", lambda batch: 1.1 * right(batch))
+    right = smoke_model.expected
+    monkeypatch.setattr(smoke_model, "expected", lambda batch: 1.1 * right(batch))
     assert "another result than numpy" in simulated()["model"].found
 
 

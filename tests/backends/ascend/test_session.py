@@ -12,7 +12,7 @@ from backends.ascend.session import AscendSession
 from backends.errors import BackendError
 from backends.simulators import om
 from backends.simulators.acl import Latency
-from harness.artifact import TensorSpec
+from harness.detector.artifact import TensorSpec
 from tests.backends.ascend.conftest import EMBEDDING, HALF, IMAGE, Maker, images, output
 
 FLAVOURS = [(cann, mode) for cann in ("5.0", "7.0", "8.0") for mode in (0, 1)]

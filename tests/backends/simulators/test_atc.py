@@ -381,7 +381,7 @@ def test_mode_3_checks_and_compiles_nothing(capsys: pytest.CaptureFixture[str], 
 
 
 def test_every_code_it_prints_means_something_to_the_exporter() -> None:
-    from exporters.atc import CODES
+    from exporters.ascend.atc import CODES
 
     source = "".join(path.read_text() for path in Path(atc.__file__).parent.glob("atc*.py"))
     assert set(re.findall(r'"(E\d{5})"', source)) <= set(CODES)

@@ -3,9 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exporters import aipp
+from exporters.ascend import aipp
+from harness.detector.preprocess import (
+    Colour,
+    Decode,
+    Layout,
+    Normalise,
+    Preprocessor,
+    Scale,
+    Windows,
+    standard_steps,
+)
 from harness.errors import UsageError
-from harness.preprocess import Colour, Decode, Layout, Normalise, Preprocessor, Scale, Windows, standard_steps
 
 IMAGENET = """\
 aipp_op {

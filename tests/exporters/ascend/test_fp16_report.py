@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, cli, datasets, storage
+from harness import cli, datasets, storage
+from harness.detector import artifact
+from harness.detector.preprocess import Preprocessor
 from harness.errors import ArtifactError
-from harness.preprocess import Preprocessor
 from tests.conftest import Tiny
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -46,7 +47,7 @@ def replaced(path: Path, model: Any) -> Path:
 
 
 def test_every_float_tensor_has_its_range_over_all_images_the_worst_first(widget: Path, tiny: Tiny) -> None:
-    from exporters.fp16_report import report
+    from exporters.ascend.fp16_report import report
 
     found = artifact.read(widget)
     category = datasets.load_category(tiny.data, "widget")
@@ -74,7 +75,7 @@ def test_every_float_tensor_has_its_range_over_all_images_the_worst_first(widget
 
 
 def test_the_limits_are_float16s_own() -> None:
-    from exporters.fp16_report import _Extrema
+    from exporters.ascend.fp16_report import _Extrema
 
     extrema = _Extrema("weight")
     for value in (65504.0, np.nextafter(np.float32(65504), np.float32(1e9)), 2.0**-14, 2.0**-15, 0.0):
@@ -85,7 +86,7 @@ def test_the_limits_are_float16s_own() -> None:
 
 
 def test_a_value_that_float32_cannot_hold_either_is_an_error(widget: Path, tiny: Tiny) -> None:
-    from exporters.fp16_report import report
+    from exporters.ascend.fp16_report import report
 
     model = onnx.load(str(widget / "onnx-fp32.onnx"))
     model.graph.node[1].op_type = "Div"
@@ -109,7 +110,7 @@ def test_the_command_prints_a_table_or_json(
 
 @pytest.mark.mindspore
 def test_a_real_network_has_all_its_layers_in_the_report(exported: Any, request_to_fit: Any) -> None:
-    from exporters.fp16_report import report
+    from exporters.ascend.fp16_report import report
 
     made = report(exported, request_to_fit.category, images=2)
     kinds = [item.kind for item in made.tensors]

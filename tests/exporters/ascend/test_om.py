@@ -14,12 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from exporters import atc, om
+from exporters.ascend import atc, om
 from exporters.errors import ExportError
-from harness import artifact, cli, storage
-from harness.artifact import Artifact, OmRequest, TensorSpec
+from harness import cli, storage
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, OmRequest, TensorSpec
+from harness.detector.preprocess import Windows
 from harness.errors import ArtifactError, Unavailable, UsageError
-from harness.preprocess import Windows
 from tests.conftest import Tiny
 
 REQUEST = OmRequest(soc="Ascend310", cann="7.0", atc="simulated")

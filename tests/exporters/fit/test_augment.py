@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from harness.detector.settings import SsimAe
 from harness.errors import UsageError
-from harness.settings import SsimAe
 from harness.types import AnyArray, UInt8
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from exporters import weights
 from exporters.errors import WeightsError
-from harness import artifact
-from harness.artifact import Artifact
+from exporters.weights.convert import convert
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
+from harness.detector.preprocess import Preprocessor
+from harness.detector.settings import Fastflow
 from harness.errors import UsageError
 from harness.heads.fastflow import OUTPUTS
-from harness.preprocess import Preprocessor
-from harness.settings import Fastflow
 from harness.types import AnyArray, FitRequest, Float32
 
 pytestmark = pytest.mark.mindspore
@@ -377,7 +377,7 @@ def test_training_moves_the_flows_and_leaves_backbone_and_permutations(
     trained: Artifact, small: FitRequest
 ) -> None:
     found = trained.net()
-    backbone = weights.random_backbone("resnet18", small.seed)
+    backbone = convert.random_backbone("resnet18", small.seed)
     equal(part(found, "backbone."), backbone)
     start = untrained(seed=small.seed)
     assert part(found, "flow").keys() == part(start, "flow").keys()
@@ -429,7 +429,7 @@ def test_rows_are_the_backbones_features_layer_after_layer(small: FitRequest) ->
     from exporters.nets.fastflow import frozen
 
     images = Images(samples=small.category.train[:10], preprocessor=Preprocessor(preprocessing(SETTINGS)))
-    backbone = frozen("resnet18", weights.random_backbone("resnet18", 0))
+    backbone = frozen("resnet18", convert.random_backbone("resnet18", 0))
     rows = _features(backbone, images)
     assert rows.dtype == np.float32
     assert rows.shape == (10, 64 * 64 + 128 * 16 + 256 * 4)
@@ -439,9 +439,9 @@ def test_rows_are_the_backbones_features_layer_after_layer(small: FitRequest) ->
 
 def test_another_seeds_training_can_start_from_an_artifact(trained: Artifact) -> None:
     from exporters.fit.fastflow import optimiser
-    from exporters.fit.initialisation import take_over
     from exporters.nets.fastflow import Flows
     from exporters.nets.resnet import arrays_of
+    from exporters.train.initialisation import take_over
 
     flows = Flows(untrained(seed=5))
     take_over(trained.path / artifact.NET, flows, optimiser(flows, SETTINGS))
@@ -507,7 +507,7 @@ def test_the_backbone_stays_in_inference_mode(trained: Artifact) -> None:
 def test_a_wide_backbone_has_flows_too() -> None:
     from exporters.nets.fastflow import FastflowNet, Flows, frozen, initial
 
-    net = frozen("wide_resnet50_2", weights.random_backbone("wide_resnet50_2", 0))
+    net = frozen("wide_resnet50_2", convert.random_backbone("wide_resnet50_2", 0))
     flows = Flows(initial(net.channels, 32, steps=1, hidden_ratio=0.01, only_3x3=False, seed=0))
     images = np.random.default_rng(4).normal(size=(1, 3, 32, 32)).astype(np.float32)
     found = run(FastflowNet(net, flows), images)
@@ -520,7 +520,7 @@ def test_weights_of_another_backbone_are_refused() -> None:
     from exporters.nets.fastflow import frozen
 
     with pytest.raises(WeightsError, match="is of shape"):
-        frozen("wide_resnet50_2", weights.random_backbone("resnet18", 0))
+        frozen("wide_resnet50_2", convert.random_backbone("resnet18", 0))
 
 
 @pytest.mark.parametrize("kind", ["onnx", "mindir"])

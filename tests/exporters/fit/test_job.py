@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import artifact, datasets, registry
-from harness.artifact import Artifact
+from harness import datasets, registry
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
+from harness.detector.preprocess import Preprocessor
+from harness.detector.settings import Padim
 from harness.errors import ArtifactError, DatasetError, UsageError
-from harness.preprocess import Preprocessor
-from harness.settings import Padim
 from harness.types import Category, FitRequest, Sample
 from tests.conftest import write_category
 
@@ -183,7 +184,7 @@ import os, signal
 from pathlib import Path
 from exporters.fit import job
 from harness import artifact, datasets
-from harness.settings import Padim
+from harness.detector.settings import Padim
 from harness.types import FitRequest
 artifact.write_manifest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # the arrays are written by then
 job.fit(FitRequest(detector="padim", backbone="resnet18", weights=None, dataset="data", settings=Padim(resize=72, crop=64, channels=50), force=True,

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import artifact
-from harness.artifact import Artifact
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
+from harness.detector.preprocess import Preprocessor
+from harness.detector.settings import Patchcore
 from harness.errors import ArtifactError, UsageError
 from harness.heads.patchcore import OUTPUT, PatchcoreHead
-from harness.preprocess import Preprocessor
-from harness.settings import Patchcore
 from harness.types import AnyArray, FitRequest, Float32, Scores
 
 pytestmark = pytest.mark.mindspore
@@ -278,12 +278,12 @@ def test_settings_without_meaning_together_are_wrong_use(
 def test_a_network_that_overflows_or_is_dead_is_refused(
     fit: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch, value: float, error: str, words: str
 ) -> None:
-    from exporters import weights
     from exporters.errors import WeightsError
+    from exporters.weights.convert import convert
 
-    arrays = weights.random_backbone("resnet18", 0)
+    arrays = convert.random_backbone("resnet18", 0)
     arrays["bn1.weight"][:] = value  # MindSpore's ReLU turns NaN into zero
-    monkeypatch.setattr(weights, "random_backbone", lambda *_: arrays)
+    monkeypatch.setattr(convert, "random_backbone", lambda *_: arrays)
     with pytest.raises({"WeightsError": WeightsError, "UsageError": UsageError}[error], match=words):
         fit(score="max")
 

@@ -9,17 +9,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, bench, datasets, registry
-from harness.artifact import Artifact
+from harness import datasets, registry
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
+from harness.detector.preprocess import Colour, Preprocessor, Resize, Windows
+from harness.detector.settings import SsimAe
 from harness.errors import UsageError
 from harness.heads.ssim_ae import OUTPUT, SEED_PROTOCOL, SsimAeHead
-from harness.job import Job
-from harness.preprocess import Colour, Preprocessor, Resize, Windows
-from harness.record import METRICS, Record
-from harness.settings import SsimAe
+from harness.records.record import METRICS, Record
+from harness.run import pipeline
+from harness.run.job import Job
 from harness.types import AnyArray, Case, FitRequest, Float32
 from tests.conftest import write_category, write_image
-from tests.exporters.test_nets import conv
+from tests.exporters.nets.test_nets import conv
 from tests.harness.heads.test_ssim_ae import ssim
 
 pytestmark = pytest.mark.mindspore
@@ -360,7 +362,7 @@ def measured(found: Artifact, request: FitRequest, out: Path, variant: str, *, b
         out=out,
     )
     session = registry.backend("onnxruntime-cpu").open(found, chosen, threads=1)
-    return bench.run(job, session, load_ms=0.0, advance=lambda _: None)
+    return pipeline.run(job, session, load_ms=0.0, advance=lambda _: None)
 
 
 def test_whole_images_are_scored_alike_by_windows_and_by_the_graph_that_cuts_them(
@@ -378,7 +380,8 @@ def test_whole_images_are_scored_alike_by_windows_and_by_the_graph_that_cuts_the
 def test_a_record_has_decisions_beside_the_usual_metrics_and_grey_evidence(
     trained: Artifact, small: FitRequest, tmp_path: Path
 ) -> None:
-    from harness import metrics, record
+    from harness import metrics
+    from harness.records import record
 
     made = measured(trained, small, tmp_path, "onnx-fp32")
     assert made.metrics.keys() == {*METRICS, "pixel_ok", "pixel_nok", "pixel_acc", "pixel_auc_binary"}

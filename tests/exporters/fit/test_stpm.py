@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from exporters import backbones, weights
 from exporters.errors import WeightsError
-from harness import artifact
-from harness.artifact import Artifact
+from exporters.weights.convert import backbones, convert
+from harness.detector import artifact
+from harness.detector.artifact import Artifact
+from harness.detector.preprocess import Preprocessor
+from harness.detector.settings import Stpm
 from harness.errors import UsageError
 from harness.heads.stpm import STUDENT, TEACHER, StpmHead
-from harness.preprocess import Preprocessor
-from harness.settings import Stpm
 from harness.types import AnyArray, FitRequest, Float32
 
 pytestmark = pytest.mark.mindspore
@@ -211,7 +211,7 @@ def test_an_untrained_student_is_kaiming_normal_by_fan_out(backbone: str) -> Non
 def test_an_untrained_student_is_not_the_untrained_teacher_of_its_seed() -> None:
     from exporters.nets.stpm import initial_student
 
-    student, teacher = (make("resnet18", 5) for make in (initial_student, weights.random_backbone))
+    student, teacher = (make("resnet18", 5) for make in (initial_student, convert.random_backbone))
     for name, array in student.items():
         if array.ndim == 4:
             correlation = np.corrcoef(array.ravel(), teacher[name].ravel())[0, 1]
@@ -345,7 +345,7 @@ def test_training_moves_the_student_alone_and_lowers_the_loss(trained: Artifact,
     from exporters.nets.stpm import initial_student
 
     found = trained.net()
-    for name, array in weights.random_backbone("resnet18", small.seed).items():
+    for name, array in convert.random_backbone("resnet18", small.seed).items():
         np.testing.assert_array_equal(found[f"teacher.{name}"], array)
     for name, array in initial_student("resnet18", small.seed).items():
         assert not np.array_equal(found[f"student.{name}"], array), name
@@ -436,7 +436,7 @@ def test_weights_of_another_backbone_are_refused(small: FitRequest) -> None:
     from exporters.nets.resnet import load
     from exporters.nets.stpm import StpmNet
 
-    arrays = weights.random_backbone(small.backbone, 0)
+    arrays = convert.random_backbone(small.backbone, 0)
     with pytest.raises(WeightsError, match="is of shape"):
         load(StpmNet("wide_resnet50_2", "standard").teacher, arrays, prefix="teacher.")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporters import backbones, weights
 from exporters.errors import WeightsError
+from exporters.weights.convert import backbones, convert
 from harness.errors import UsageError
 from harness.types import AnyArray
 
@@ -190,7 +190,7 @@ def test_padim_gives_the_chosen_channels_at_the_grid_of_layer_1() -> None:
 def test_weights_that_do_not_fit_are_refused_by_name(change: Any, words: str) -> None:
     from exporters.nets.resnet import ResNetFeatures, load
 
-    arrays: dict[str, AnyArray] = dict(weights.random_backbone("resnet18", 0))
+    arrays: dict[str, AnyArray] = dict(convert.random_backbone("resnet18", 0))
     change(arrays)
     with pytest.raises(WeightsError, match=words):
         load(ResNetFeatures("resnet18"), arrays)

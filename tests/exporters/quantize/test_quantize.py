@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from exporters.errors import ExportError
-from exporters.source import source
-from harness import artifact, cli, datasets, precision, storage
-from harness.artifact import Artifact, Variant
+from exporters.source_variant import source
+from harness import build, cli, datasets, storage
+from harness.build import PrecisionRequest
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, Variant
+from harness.detector.preprocess import Preprocessor
 from harness.errors import ArtifactError, DatasetError, UsageError
 from harness.heads.graph import HEAD
-from harness.precision import PrecisionRequest
-from harness.preprocess import Preprocessor
 from tests.conftest import Tiny
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -81,7 +82,7 @@ def replaced(path: Path, model: Any, **changes: Any) -> Path:
 
 def lower(path: Path, tiny: Tiny, request: PrecisionRequest, **options: bool) -> Variant:
     category = datasets.load_category(tiny.data, "widget")
-    return precision.lower(artifact.read(path), category, request, **options)
+    return build.lower(artifact.read(path), category, request, **options)
 
 
 def changed(request: PrecisionRequest, **changes: Any) -> PrecisionRequest:
@@ -180,7 +181,7 @@ def test_other_training_images_than_the_fit_saw_are_refused(
     other = datasets.load_category(tmp_path / "other", "widget")
     shutil.copy(other.test[0].path, other.train[0].path)
     with pytest.raises(DatasetError, match=r"other training images than .* was fitted on"):
-        precision.lower(artifact.read(widget), other, asked)
+        build.lower(artifact.read(widget), other, asked)
     assert [path.name for path in widget.glob("*.onnx")] == ["onnx-fp32.onnx"]
 
 
@@ -214,7 +215,7 @@ def test_nobody_gets_a_lowered_variant_unasked(widget: Path, tiny: Tiny) -> None
 
 
 def test_other_settings_never_overwrite_an_earlier_file(tiny: Tiny) -> None:
-    from exporters.precision import identifier
+    from exporters.quantize.export import identifier
 
     made_from = artifact.read(tiny.artifact).manifest.variants[0]
     requests = [
@@ -233,7 +234,7 @@ def test_other_settings_never_overwrite_an_earlier_file(tiny: Tiny) -> None:
 def test_a_batch_normalisation_is_folded_into_the_convolution_it_alone_reads(
     bias_is: str, epsilon_is: str
 ) -> None:
-    from exporters import precision_graph
+    from exporters.quantize import graph as graph_module
 
     model, batch = graph(), np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
     if bias_is == "there":
@@ -244,18 +245,18 @@ def test_a_batch_normalisation_is_folded_into_the_convolution_it_alone_reads(
         del model.graph.node[1].attribute[:]
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
-    precision_graph.fold_batch_norms(folded)
+    graph_module.fold_batch_norms(folded)
     assert [node.name for node in folded.graph.node] == ["conv1", "relu", "conv2", "scale", "end"]
     assert "gamma" not in {item.name for item in folded.graph.initializer}
     np.testing.assert_allclose(run(folded, batch), run(model, batch), rtol=1e-4, atol=1e-5)
 
 
 def test_a_convolution_that_others_read_too_keeps_its_batch_normalisation() -> None:
-    from exporters import precision_graph
+    from exporters.quantize import graph as graph_module
 
     model = graph()
     model.graph.output.append(onnx.helper.make_tensor_value_info("one", 1, ["batch", 4, 8, 8]))
-    precision_graph.fold_batch_norms(model)
+    graph_module.fold_batch_norms(model)
     assert "norm" in {node.name for node in model.graph.node}
 
 
@@ -276,15 +277,16 @@ def test_int8_has_a_scale_per_channel_of_each_weight_but_of_those_kept(widget: P
 
 
 def test_extrema_follow_an_outlier_and_a_percentile_does_not(widget: Path, tmp_path: Path) -> None:
-    from exporters import precision_graph, precision_int8
+    from exporters.quantize import graph as graph_module
+    from exporters.quantize import int8 as int8_module
 
     model = onnx.load(str(widget / "onnx-fp32.onnx"))
-    precision_graph.name_nodes(model)
+    graph_module.name_nodes(model)
     steps = {}
-    for calibration in get_args(precision.Calibration):
+    for calibration in get_args(build.Calibration):
         batches = [np.full((1, 3, 32, 32), value, np.float32) for value in np.linspace(-1, 1, 100)]
         batches[50][0, 0, 0, 0] = 1000.0  # one of 307200
-        made = precision_int8.int8_from_float32(
+        made = int8_module.int8_from_float32(
             model, iter(batches), calibration=calibration, keep=(), folder=tmp_path
         )
         arrays = {item.name: onnx.numpy_helper.to_array(item) for item in made.graph.initializer}
@@ -300,7 +302,7 @@ def test_extrema_follow_an_outlier_and_a_percentile_does_not(widget: Path, tmp_p
 def test_what_a_converter_spoils_is_not_kept(
     widget: Path, tiny: Tiny, wrong: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from exporters import precision_int8
+    from exporters.quantize import int8 as int8_module
 
     def spoilt(model: Any, *_: Any, **__: Any) -> Any:
         made = onnx.ModelProto()
@@ -311,7 +313,7 @@ def test_what_a_converter_spoils_is_not_kept(
             made.graph.node[-1].op_type = "Log"  # of some negative numbers
         return made
 
-    monkeypatch.setattr(precision_int8, "int8_from_float32", spoilt)
+    monkeypatch.setattr(int8_module, "int8_from_float32", spoilt)
     with pytest.raises(ExportError, match=why):
         lower(widget, tiny, INT8)
     assert not list(widget.glob("onnx-int8*"))
@@ -435,7 +437,7 @@ def test_the_head_in_a_graph_keeps_its_precision_unless_asked(widget: Path, tiny
 
 
 def test_groups_are_the_ends_and_the_layers(widget: Path) -> None:
-    from exporters import precision as exporter
+    from exporters.quantize import export as exporter
 
     assert exporter.groups(artifact.read(widget)) == {
         "first": ("conv1",),

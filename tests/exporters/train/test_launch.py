@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import datasets, registry, training
-from harness.settings import Padim, Stpm
+from harness import datasets, registry
+from harness.detector import training_log
+from harness.detector.settings import Padim, Stpm
 from harness.types import AnyArray, FitRequest
 from tests.conftest import write_category
 
 pytestmark = pytest.mark.mindspore
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def settings(**changes: Any) -> Stpm:
@@ -29,17 +30,17 @@ def settings(**changes: Any) -> Stpm:
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FitRequest:
     """A fit of the toy on 9 images by two workers: batches of 4, 4 and 1, the last of which is one worker's alone."""
-    from exporters.fit import ranks
+    from exporters.train import group
     from tests.exporters import toy
 
     monkeypatch.setitem(registry.LEARNERS, "stpm", "tests.exporters.toy:learn")
-    real = ranks._command
+    real = group._command
 
     def command(workers: int, logs: Path) -> list[str]:
         program = ["python", "-m", "tests.exporters.toy_rank", str(logs / "request.json")]
         return [*real(workers, logs)[:-4], *program]
 
-    monkeypatch.setattr(ranks, "_command", command)
+    monkeypatch.setattr(group, "_command", command)
     write_category(tmp_path / "data" / "widget", side=20, train=10)
     category = datasets.load_category(tmp_path / "data", "widget")
     return toy.request(tmp_path / "made" / "widget", settings(workers=2), category=category)
@@ -58,7 +59,7 @@ def test_two_workers_train_as_one_process_with_the_same_batches_does(asked: FitR
     )
     for name, array in alone.net().items():
         np.testing.assert_array_equal(two.net()[name], array, err_msg=name)
-    logs = [training.read(made.path) for made in (two, alone)]
+    logs = [training_log.read(made.path) for made in (two, alone)]
     assert logs[0] is not None
     assert logs[1] is not None
     assert (logs[0].losses, logs[0].unseen_losses) == (logs[1].losses, logs[1].unseen_losses)
@@ -80,9 +81,9 @@ def test_a_worker_that_fails_ends_the_training_with_its_last_words(
 
 
 def test_a_killed_launcher_leaves_no_worker_behind(asked: FitRequest, tmp_path: Path) -> None:
-    from exporters.fit import ranks
+    from exporters.train import group
 
-    (tmp_path / "request.json").write_bytes(ranks.encode(asked))
+    (tmp_path / "request.json").write_bytes(group.encode(asked))
     script = f"""
 import sys
 from pathlib import Path
@@ -133,7 +134,7 @@ class FakeSum:
 
 def test_weights_that_differ_between_workers_are_noticed() -> None:
     from exporters.errors import TrainingError
-    from exporters.fit.ranks import Group
+    from exporters.train.group import Group
     from harness import storage
 
     weights = {"w": np.arange(4, dtype=np.float32)}
@@ -146,7 +147,7 @@ def test_weights_that_differ_between_workers_are_noticed() -> None:
 
 @pytest.mark.parametrize(("rank", "expected"), [(0, 2.5), (1, 0.5)])
 def test_what_the_first_worker_found_counts_for_all(rank: int, expected: float) -> None:
-    from exporters.fit.ranks import Group
+    from exporters.train.group import Group
 
     others = np.array([0.0 if rank == 0 else 0.5], np.float32)
     assert Group(rank=rank, size=2, reduce=FakeSum(others)).from_first(2.5) == expected
@@ -154,7 +155,7 @@ def test_what_the_first_worker_found_counts_for_all(rank: int, expected: float) 
 
 @pytest.mark.parametrize("wanted", [settings(workers=4, early_stop=3), Padim(resize=72, crop=64)])
 def test_a_request_reaches_a_worker_as_it_was_made(request_to_fit: FitRequest, wanted: Any) -> None:
-    from exporters.fit.ranks import decode, encode
+    from exporters.train.group import decode, encode
 
     detector = "padim" if isinstance(wanted, Padim) else "stpm"
     request = dataclasses.replace(

@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from harness import registry, training
+from harness import registry
+from harness.detector import training_log
+from harness.detector.settings import Stpm
 from harness.errors import HarnessError
-from harness.settings import Stpm
 from harness.types import AnyArray, FitRequest, Float32
 from tests.conftest import write_category
 
 if TYPE_CHECKING:
-    from exporters.fit.training import Task
+    from exporters.train.loop import Task
 
 pytestmark = pytest.mark.mindspore
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def settings(**changes: Any) -> Stpm:
@@ -36,9 +37,9 @@ def settings(**changes: Any) -> Stpm:
 
 def trained(
     out: Path, task: Task | None = None, wanted: Stpm | None = None, **changes: Any
-) -> tuple[training.TrainingLog, dict[str, AnyArray]]:
+) -> tuple[training_log.TrainingLog, dict[str, AnyArray]]:
     """The log of the toy's training below `out`, and all that it changed."""
-    from exporters.fit.training import train
+    from exporters.train.loop import train
     from tests.exporters import toy
 
     task = task or toy.task()
@@ -108,9 +109,9 @@ def test_progress_shows_epoch_loss_and_held_out_loss(
 
 def linear(rows: list[float], **changes: Any) -> tuple[float, float, float]:
     """Loss, gradient and new weight after a step of rate 1 on the loss mean(w · x) at w = 10."""
-    from exporters.fit.gradient import BatchGradient
-    from exporters.fit.ranks import Group
     from exporters.runtime import nn
+    from exporters.train.gradient import BatchGradient
+    from exporters.train.group import Group
     from tests.exporters.toy import Linear
 
     cell = Linear(10.0)
@@ -185,8 +186,8 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(
 KILLED = """
 import signal
 from pathlib import Path
-from exporters.fit.training import train
-from harness.settings import Stpm
+from exporters.train.loop import train
+from harness.detector.settings import Stpm
 from tests.exporters import toy
 wanted = Stpm(resize=16, crop=16, epochs=4, batch_size=4, early_stop=2)
 train(toy.stopping((2, 1), signal.SIGKILL), toy.request(Path({out!r}), wanted, checkpoint_every={every}))
@@ -197,7 +198,7 @@ train(toy.stopping((2, 1), signal.SIGKILL), toy.request(Path({out!r}), wanted, c
 def test_a_killed_training_goes_on_from_its_last_checkpoint_with_the_same_bits(
     tmp_path: Path, every: int, kept: int | None
 ) -> None:
-    from exporters.fit import checkpoint
+    from exporters.train import checkpoint
     from tests.exporters import toy
 
     script = KILLED.format(out=str(tmp_path / "widget"), every=every)
@@ -225,7 +226,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_with_the_same_bits(
 def test_checkpoints_come_every_so_many_epochs_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from exporters.fit import checkpoint
+    from exporters.train import checkpoint
 
     written: list[Any] = []
     real = checkpoint.write
@@ -293,7 +294,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 def test_time_adds_up_over_an_interruption(tmp_path: Path) -> None:
     from exporters.errors import Interrupted
-    from exporters.fit import checkpoint
+    from exporters.train import checkpoint
     from tests.exporters import toy
 
     with pytest.raises(Interrupted):
@@ -327,7 +328,7 @@ def test_training_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_bes
 ) -> None:
     from tests.exporters import toy
 
-    monkeypatch.setattr("exporters.fit.training._Training._unseen_loss", scripted(losses))
+    monkeypatch.setattr("exporters.train.loop._Training._unseen_loss", scripted(losses))
     task = toy.task()
     log, _ = trained(tmp_path / "stopped", task, settings(epochs=5, early_stop=patience))
     assert (log.epochs, log.kept_epoch, list(log.unseen_losses)) == (epochs, kept, losses[:epochs])
@@ -349,7 +350,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_last_checkpoint(
     tmp_path: Path, bad: float
 ) -> None:
     from exporters.errors import TrainingError
-    from exporters.fit import checkpoint
+    from exporters.train import checkpoint
     from tests.exporters import toy
 
     plain = toy.task()
@@ -380,7 +381,7 @@ def test_parameters_that_are_not_finite_are_not_kept(tmp_path: Path, monkeypatch
     from exporters.runtime import nn
     from tests.exporters import toy
 
-    monkeypatch.setattr("exporters.fit.training._Training._unseen_loss", scripted([1.0]))
+    monkeypatch.setattr("exporters.train.loop._Training._unseen_loss", scripted([1.0]))
     net = toy.Net(normalised=False)
     rows = toy.ROWS[:4] * np.float32(1e6)
     optimiser = nn.SGD(net.trainable_params(), learning_rate=1e37)
@@ -471,8 +472,8 @@ def test_a_training_begins_with_another_ones_parameters_and_where_it_fits_its_op
         assert equal({**state, "learning_rate": earlier["learning_rate"]}, earlier)
 
 
-def begun(request: FitRequest, net: Any, optimiser: Any) -> training.Start:
-    from exporters.fit.initialisation import take_over
+def begun(request: FitRequest, net: Any, optimiser: Any) -> training_log.Start:
+    from exporters.train.initialisation import take_over
 
     assert request.init_from is not None
     return take_over(request.init_from, net, optimiser)
@@ -552,7 +553,7 @@ def fitted(request: FitRequest, **changes: Any) -> Any:
 
 def test_the_record_lies_in_the_artifact_and_a_summary_in_its_manifest(asked: FitRequest) -> None:
     made = fitted(asked)
-    log = training.read(made.path)
+    log = training_log.read(made.path)
     assert log is not None
     summary = made.manifest.fit_report["training"]
     assert summary == log.summary()
@@ -562,19 +563,19 @@ def test_the_record_lies_in_the_artifact_and_a_summary_in_its_manifest(asked: Fi
 
 
 def test_how_a_training_went_is_no_part_of_the_detectors_identity(asked: FitRequest) -> None:
-    from harness import artifact
+    from harness.detector import artifact
 
     made = fitted(asked)
-    (made.path / training.FILE).unlink()
-    assert training.read(made.path) is None
+    (made.path / training_log.FILE).unlink()
+    assert training_log.read(made.path) is None
     assert artifact.read(made.path).manifest.detector_sha256 == made.manifest.detector_sha256
 
 
 @pytest.mark.parametrize("text", ["{}", '{"schema": 9}', '{"schema": 1, "losses": ["a"]}', "no"])
 def test_a_record_is_read_strictly(tmp_path: Path, text: str) -> None:
-    (tmp_path / training.FILE).write_text(text)
+    (tmp_path / training_log.FILE).write_text(text)
     with pytest.raises(HarnessError, match=r"training.json: .*fit the detector again"):
-        training.read(tmp_path)
+        training_log.read(tmp_path)
 
 
 def test_a_training_that_was_left_is_continued_or_thrown_away_only_when_asked(asked: FitRequest) -> None:

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-
-from exporters.errors import WeightsError
-from exporters.weights import (
+from exporters.weights.convert.convert import (
     BACKBONES,
     convert,
     expected_parameters,
@@ -21,6 +19,8 @@ from exporters.weights import (
     random_backbone,
     read_weights,
 )
+
+from exporters.errors import WeightsError
 from harness.errors import UsageError
 from harness.types import AnyArray, Float32
 

@@ -6,7 +6,7 @@ import pytest
 
 from harness.blame import explain
 from harness.blame.frames import shows
-from harness.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from harness.detector.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from harness.types import AnyArray, UInt8
 
 

@@ -9,16 +9,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, batches, blame, datasets, outputs, parity, record, storage, suite
-from harness.artifact import TensorSpec, Variant
-from harness.blame import net
+from harness import blame, datasets, parity, storage
+from harness.blame import outputs as blame_outputs
 from harness.cli import main
+from harness.detector import artifact
+from harness.detector.artifact import TensorSpec, Variant
 from harness.errors import RecordError
-from harness.record import Record, StoredOutputs
+from harness.records import batches, outputs, record
+from harness.records.record import Record, StoredOutputs
+from harness.run import plan
 from harness.types import AnyArray
 from tests.conftest import Tiny
-from tests.harness.records import Outputs, Results, frames
-from tests.harness.records import outputs as plain
+from tests.harness.record_factory import Outputs, Results, frames
+from tests.harness.record_factory import outputs as plain
 
 VARIANT = Variant(
     id="onnx-fp32",
@@ -180,7 +183,7 @@ def test_an_output_is_held_to_the_tolerance_it_was_given(results: Results) -> No
     names = [image.name for image in one.images]
     for allowed, differ in ((0.02, False), (0.005, True)):
         tolerances = parity.Tolerances(outputs={"right": allowed})
-        assert net.compare(readers[0], readers[1], names, tolerances).differ == differ
+        assert blame_outputs.compare(readers[0], readers[1], names, tolerances).differ == differ
 
 
 def test_a_head_in_one_graph_alone_leaves_open_whether_the_network_or_the_head_differs(
@@ -279,8 +282,8 @@ def foreign(tiny: Tiny, tmp_path: Path) -> Foreign:
 
     def make(spoil: Callable[[AnyArray], AnyArray], batch_size: int = 1) -> Path:
         out, folder = tmp_path / "results", tmp_path / "in"
-        suite.run(suite.plan(tiny.request(out)), timeout=60, report=lambda _: None)
-        found = suite.plan(tiny.request(out)).finished[0]
+        plan.run(plan.plan(tiny.request(out)), timeout=60, report=lambda _: None)
+        found = plan.plan(tiny.request(out)).finished[0]
         opened = artifact.read(tiny.artifact)
         category = datasets.load_category(tiny.data, found.case.category)
         index = batches.write(
@@ -294,7 +297,7 @@ def foreign(tiny: Tiny, tmp_path: Path) -> Foreign:
         images = tuple(msgspec.structs.replace(image, stages={}) for image in index.images)
         index = msgspec.structs.replace(index, batches=tuple(changed), images=images)
         storage.write_json(folder / batches.INDEX, msgspec.to_builtins(index))
-        suite.run(suite.plan(tiny.request(out, inputs=folder)), timeout=60, report=lambda _: None)
+        plan.run(plan.plan(tiny.request(out, inputs=folder)), timeout=60, report=lambda _: None)
         return folder
 
     return make

@@ -13,7 +13,7 @@ import pytest
 from harness import cli, registry
 from tests.conftest import write_category
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 FAKE = '''
 """A fit that does what the category's name says."""

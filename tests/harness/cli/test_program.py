@@ -15,13 +15,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from exporters.weights.convert.backbones import BACKBONES
 
-from exporters.backbones import BACKBONES
-from harness import cli, record, registry
+from harness import cli, registry
 from harness.cli import export, fit, outcome
-from harness.record import Device, Source
+from harness.records import record
+from harness.records.record import Device, Source
 from tests.conftest import Tiny, write_image
-from tests.harness.records import Results, outputs
+from tests.harness.record_factory import Results, outputs
 
 pytestmark = pytest.mark.usefixtures("fakes")
 

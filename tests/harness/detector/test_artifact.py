@@ -12,10 +12,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, storage
-from harness.artifact import Artifact, HeadSpec, Manifest, TensorSpec, Thresholds, Training, Variant, Weights
+from harness import storage
+from harness.detector import artifact
+from harness.detector.artifact import (
+    Artifact,
+    HeadSpec,
+    Manifest,
+    TensorSpec,
+    Thresholds,
+    Training,
+    Variant,
+    Weights,
+)
+from harness.detector.preprocess import standard_steps
 from harness.errors import ArtifactError
-from harness.preprocess import standard_steps
 
 STATE = {"mean": np.arange(6, dtype=np.float32).reshape(2, 3), "order": np.array([1, 0], np.int32)}
 NET = {"conv.weight": np.ones((2, 3, 1, 1), np.float32)}

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.errors import ArtifactError
-from harness.preprocess import (
+from harness.detector.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Colour,
@@ -29,6 +28,7 @@ from harness.preprocess import (
     Windows,
     standard_steps,
 )
+from harness.errors import ArtifactError
 from harness.types import AnyArray, Bool, UInt8
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from harness import registry
+from harness.detector.settings import Padim, Patchcore, SsimAe, Stpm, described, settings
 from harness.errors import UsageError
-from harness.settings import Padim, Patchcore, SsimAe, Stpm, described, settings
 
 
 def test_every_detector_that_can_be_fitted_has_settings() -> None:

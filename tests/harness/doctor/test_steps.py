@@ -8,10 +8,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from harness.doctor.steps.steps import Check, Fault, NotChecked, Step
 
-from harness import cli, doctor, registry, trial, worker
-from harness.doctor import Check, Fault, NotChecked, Step
+from harness import cli, registry
+from harness.doctor.steps import smoke_model
+from harness.doctor.steps import steps as steps_module
 from harness.errors import Unavailable, UsageError
+from harness.run import worker
 
 RUNTIME = pytest.mark.skipif(not registry.is_installed("onnxruntime"), reason="onnxruntime is not installed")
 
@@ -24,7 +27,7 @@ def raising(error: Exception) -> Any:
 
 
 def outcomes(steps: list[Step]) -> list[tuple[str, bool | None, str, str]]:
-    return [(check.name, check.passed, check.found, check.advice) for check in doctor.walk(steps)]
+    return [(check.name, check.passed, check.found, check.advice) for check in steps_module.walk(steps)]
 
 
 def test_a_step_passes_fails_with_advice_or_is_not_checked() -> None:
@@ -90,13 +93,13 @@ def test_a_check_is_one_line_and_another_for_what_to_do(check: Check, line: str)
 def test_the_trial_model_is_valid_onnx_and_computes_what_numpy_does(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     reference = pytest.importorskip("onnx.reference", reason="onnx is not installed")
-    found = trial.write(tmp_path / "trial")
+    found = smoke_model.write(tmp_path / "trial")
     model = onnx.load(str(found.model_file(found.manifest.variants[0])))
     onnx.checker.check_model(model, full_check=True)
     assert [(item.domain, item.version) for item in model.opset_import] == [("", 11)]
-    batch = np.concatenate([trial.images(), 2 * trial.images()])
+    batch = np.concatenate([smoke_model.images(), 2 * smoke_model.images()])
     (output,) = reference.ReferenceEvaluator(model).run(None, {"image": batch})
-    assert trial.difference({"embedding": output}, batch) < 1e-6
+    assert smoke_model.difference({"embedding": output}, batch) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -114,18 +117,18 @@ def test_the_trial_model_is_valid_onnx_and_computes_what_numpy_does(tmp_path: Pa
     ],
 )
 def test_only_the_right_answer_agrees(change: Any, accepted: bool) -> None:  # noqa: FBT001
-    batch = trial.images()
-    far = trial.difference(change(trial.expected(batch)), batch)
+    batch = smoke_model.images()
+    far = smoke_model.difference(change(smoke_model.expected(batch)), batch)
     if accepted:
-        assert "agrees with numpy" in doctor.agreement(far)
+        assert "agrees with numpy" in steps_module.agreement(far)
     else:
         with pytest.raises(Fault, match="another result than numpy"):
-            doctor.agreement(far)
+            steps_module.agreement(far)
 
 
 @RUNTIME
 def test_a_backend_without_steps_of_its_own_runs_the_model() -> None:
-    installed, model = doctor.examine("onnxruntime-cpu")
+    installed, model = steps_module.examine("onnxruntime-cpu")
     assert (installed.passed, model.passed) == (True, True)
     assert "on cpu (onnxruntime" in model.found
     assert not model.simulated
@@ -139,7 +142,7 @@ def test_a_backend_that_is_not_here_says_why_and_runs_nothing(monkeypatch: pytes
             return "plug one in"
 
     monkeypatch.setattr(registry, "backend", lambda _: Absent())
-    assert outcomes(list(doctor._generic("any"))) == [
+    assert outcomes(list(steps_module._generic("any"))) == [
         ("installed", False, "cannot run here", "plug one in"),
         ("model", None, "needs installed", ""),
     ]
@@ -153,12 +156,12 @@ def test_a_format_without_a_trial_model_is_not_called_passed(monkeypatch: pytest
             return None
 
     monkeypatch.setattr(registry, "backend", lambda _: Here())
-    assert [passed for _, passed, _, _ in outcomes(list(doctor._generic("any")))] == [True, None]
+    assert [passed for _, passed, _, _ in outcomes(list(steps_module._generic("any")))] == [True, None]
 
 
 def test_an_unknown_backend_is_wrong_use() -> None:
     with pytest.raises(UsageError, match="did you mean 'onnxruntime-cpu'"):
-        doctor.examine("onnxruntime_cpu")
+        steps_module.examine("onnxruntime_cpu")
     assert cli.main(["doctor", "--backend", "nonsense"]) == 2
 
 

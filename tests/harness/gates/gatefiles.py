@@ -13,9 +13,9 @@ import numpy as np
 from harness import storage
 from harness.gates import GateReport, gate, interleaved
 from harness.gates.interleaved import Interleaved, Process
-from harness.host import Host
-from harness.record import Record
-from tests.harness.records import HOST, Outputs, Results, outputs
+from harness.machine import Host
+from harness.records.record import Record
+from tests.harness.record_factory import HOST, Outputs, Results, outputs
 
 FIND = """
 [find]

@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import record, storage
+from harness import storage
 from harness.cli import main
 from harness.gates import interleaved, ratios
-from harness.record import Device, Record
+from harness.records import record
+from harness.records.record import Device, Record
 from tests.harness.gates.gatefiles import (
     BOUND,
     HOST_AWAY,

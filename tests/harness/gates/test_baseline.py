@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from harness import record
 from harness.cli import main
 from harness.errors import NotMeasured, UsageError
 from harness.gates import gate, update
 from harness.gates.baseline import SUMMARY
 from harness.gates.interleaved import FILE
+from harness.records import record
 from tests.harness.gates.gatefiles import (
     BOUND,
     LATENCY,

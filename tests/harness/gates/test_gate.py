@@ -26,7 +26,7 @@ from tests.harness.gates.gatefiles import (
     timed,
     write_run,
 )
-from tests.harness.records import Outputs, Results, outputs
+from tests.harness.record_factory import Outputs, Results, outputs
 
 EARLIER = "2024-01-01T00:00:00+00:00"
 CATEGORIES = 'find.categories = ["bottle", "cable"]\n'

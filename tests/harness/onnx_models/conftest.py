@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import bench, foreign, registry, suite
+from harness import onnx_models, registry
 from harness.foreign.fixed import in_its_batches
-from harness.record import Record
-from harness.suite import BenchRequest
+from harness.records.record import Record
+from harness.run import pipeline, plan
+from harness.run.plan import BenchRequest
 from tests.conftest import Tiny
 
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
@@ -22,9 +23,9 @@ def measure(tiny: Tiny, tmp_path: Path) -> Measure:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
     def measured(path: Path, *declared: str, batch_size: int = 1) -> Record:
-        graph = foreign.read_graph(path)
-        described = foreign.declare(foreign.recognise(graph), declared)
-        made = foreign.adopt(graph, described, "widget", tmp_path / "adopted")
+        graph = onnx_models.read_graph(path)
+        described = onnx_models.declare(onnx_models.recognise(graph), declared)
+        made = onnx_models.adopt(graph, described, "widget", tmp_path / "adopted")
         request = BenchRequest(
             artifacts=(made,),
             data=tiny.data,
@@ -34,8 +35,10 @@ def measure(tiny: Tiny, tmp_path: Path) -> Measure:
             batch_size=batch_size,
             force=True,
         )
-        (job,) = suite.plan(request).jobs
+        (job,) = plan.plan(request).jobs
         session = registry.backend("onnxruntime-cpu").open(job.artifact, job.variant, threads=1)
-        return bench.run(job, in_its_batches(session, job.variant), load_ms=None, advance=list[int]().append)
+        return pipeline.run(
+            job, in_its_batches(session, job.variant), load_ms=None, advance=list[int]().append
+        )
 
     return measured

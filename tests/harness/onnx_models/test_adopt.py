@@ -10,46 +10,47 @@ import pytest
 
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
 
-from harness import artifact, foreign
+from harness import onnx_models
+from harness.detector import artifact
 from harness.errors import UsageError
-from tests.harness.foreign.models import Toy
+from tests.harness.onnx_models.models import Toy
 
 
 def test_of_two_at_once_the_second_takes_what_the_first_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = foreign.read_graph(Toy(metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx"))
-    described, out, copy, first = foreign.recognise(graph), tmp_path / "out", shutil.copyfile, []
+    graph = onnx_models.read_graph(Toy(metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx"))
+    described, out, copy, first = onnx_models.recognise(graph), tmp_path / "out", shutil.copyfile, []
 
     def copy_while_another_finishes(source: Any, target: Any) -> None:
         monkeypatch.setattr(shutil, "copyfile", copy)
-        first.append(foreign.adopt(graph, described, "widget", out))
+        first.append(onnx_models.adopt(graph, described, "widget", out))
         copy(source, target)
 
     monkeypatch.setattr(shutil, "copyfile", copy_while_another_finishes)
-    second = foreign.adopt(graph, described, "widget", out)
+    second = onnx_models.adopt(graph, described, "widget", out)
     assert [second] == first
     assert artifact.read(second).manifest.category == "widget"
     assert [path.name for path in second.parent.iterdir()] == ["widget"]
 
 
 def test_a_folder_that_holds_something_else_is_not_taken_over(tmp_path: Path) -> None:
-    graph = foreign.read_graph(Toy(metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx"))
-    described = foreign.recognise(graph)
-    made = foreign.adopt(graph, described, "widget", tmp_path / "out")
+    graph = onnx_models.read_graph(Toy(metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx"))
+    described = onnx_models.recognise(graph)
+    made = onnx_models.adopt(graph, described, "widget", tmp_path / "out")
     (made / "manifest.json").unlink()
     with pytest.raises(UsageError, match="not empty; name a new folder"):
-        foreign.adopt(graph, described, "widget", tmp_path / "out")
+        onnx_models.adopt(graph, described, "widget", tmp_path / "out")
 
 
 def test_an_artifact_that_cannot_be_written_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = foreign.read_graph(Toy(metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx"))
+    graph = onnx_models.read_graph(Toy(metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx"))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(OSError, match="No space left"):
-        foreign.adopt(graph, foreign.recognise(graph), "widget", tmp_path / "out")
+        onnx_models.adopt(graph, onnx_models.recognise(graph), "widget", tmp_path / "out")

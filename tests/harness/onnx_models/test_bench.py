@@ -13,13 +13,14 @@ from PIL import Image
 
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
 
-from harness import datasets, metrics, parity, record
+from harness import datasets, metrics, parity
 from harness.datasets.images import read_image
-from harness.record import Record
+from harness.records import record
+from harness.records.record import Record
 from harness.types import AnyArray, Float32
 from tests.conftest import Tiny
-from tests.harness.foreign.conftest import Measure
-from tests.harness.foreign.models import (
+from tests.harness.onnx_models.conftest import Measure
+from tests.harness.onnx_models.models import (
     DEVIATION,
     FLOAT,
     LARGEST,

@@ -11,19 +11,21 @@ import pytest
 
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
 
-from harness import foreign
-from harness.foreign.way_in import cuts, takes_unit
+from harness import onnx_models
+from harness.onnx_models.built_in_steps import cuts, takes_unit
 from harness.types import AnyArray
-from tests.harness.foreign.models import DEVIATION, FLOAT, LARGEST, MAP, Toy, node
+from tests.harness.onnx_models.models import DEVIATION, FLOAT, LARGEST, MAP, Toy, node
 
 SUBTRACT, DIVIDE = node("Sub", "input a", "x"), node("Div", "x b", "y")
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
-def first(nodes: Sequence[Any], constants: Mapping[str, AnyArray], tmp_path: Path) -> foreign.Graph:
+def first(nodes: Sequence[Any], constants: Mapping[str, AnyArray], tmp_path: Path) -> onnx_models.Graph:
     """A model whose picture goes through `nodes`, the last of which gives `y`, before anything else."""
     rest = [node("ReduceMean", "y", "grey", axes=[1], keepdims=1), *DEVIATION[1:], *LARGEST]
-    return foreign.read_graph(Toy(nodes=[*nodes, *rest], constants=constants).write(tmp_path / "model.onnx"))
+    return onnx_models.read_graph(
+        Toy(nodes=[*nodes, *rest], constants=constants).write(tmp_path / "model.onnx")
+    )
 
 
 def numbers(**values: Any) -> dict[str, AnyArray]:
@@ -96,7 +98,7 @@ def padded(pads: Sequence[int], kernel: Sequence[int] = (3, 3), *before: Any, **
 
 
 def cut(toy: Toy, tmp_path: Path) -> list[str]:
-    return list(cuts(foreign.read_graph(toy.write(tmp_path / "model.onnx"))))
+    return list(cuts(onnx_models.read_graph(toy.write(tmp_path / "model.onnx"))))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ pytest.importorskip("onnx", reason="onnx, which builds the models, is not instal
 
 from harness.cli import main
 from tests.conftest import Tiny
-from tests.harness.foreign.models import BOOL, DEVIATION, FLOAT, LARGEST, MAP, Toy, as_anomalib, node
+from tests.harness.onnx_models.models import BOOL, DEVIATION, FLOAT, LARGEST, MAP, Toy, as_anomalib, node
 
 Capture = pytest.CaptureFixture[str]
 

@@ -14,17 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from harness import foreign, storage
+from harness import onnx_models, storage
 from harness.errors import ArtifactError, UsageError
-from harness.foreign import check
 from harness.foreign.protobuf import parse
-from tests.harness.foreign.models import FLOAT, Toy, as_anomalib, node
+from harness.onnx_models import check
+from tests.harness.onnx_models.models import FLOAT, Toy, as_anomalib, node
 
 
 def test_it_reads_what_the_onnx_package_reads(tmp_path: Path) -> None:
     toy = as_anomalib(resizes_to=32)
     path = toy.write(tmp_path / "model.onnx")
-    graph, model = foreign.read_graph(path), onnx.load(str(path))
+    graph, model = onnx_models.read_graph(path), onnx.load(str(path))
     assert graph.producer == "toys"
     assert graph.opsets == {"": 13}
     assert [(n.operator, [*n.inputs], [*n.outputs]) for n in graph.nodes] == [
@@ -53,14 +53,16 @@ def test_whole_numbers_are_read_packed_and_raw(values: list[int], tmp_path: Path
     constant = helper.make_node("Constant", [], ["node"], value=helper.make_tensor("v", 1, [2], [0.5, 2.0]))
     model.graph.node.insert(0, constant)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    found = foreign.read_graph(tmp_path / "model.onnx").constants
+    found = onnx_models.read_graph(tmp_path / "model.onnx").constants
     assert found["packed"].tolist() == found["raw"].tolist() == values
     assert found["node"].tolist() == [0.5, 2.0]
 
 
 def test_an_input_with_an_initial_value_is_none(tmp_path: Path) -> None:
     toy = Toy(inputs=[("input", FLOAT, ["n", 3, 32, 32]), ("level", FLOAT, [1])])
-    assert [value.name for value in foreign.read_graph(toy.write(tmp_path / "m.onnx")).inputs] == ["input"]
+    assert [value.name for value in onnx_models.read_graph(toy.write(tmp_path / "m.onnx")).inputs] == [
+        "input"
+    ]
 
 
 @pytest.mark.parametrize("where", ["inside a branch", "in a function", "sparse"])
@@ -82,7 +84,7 @@ def test_external_data_is_found_wherever_it_lies(where: str, tmp_path: Path) -> 
         model.graph.sparse_initializer.add().values.CopyFrom(tensor)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match=r"'../far.bin' leaves its folder"):
-        foreign.read_graph(path)
+        onnx_models.read_graph(path)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -93,10 +95,10 @@ def test_external_data_is_as_long_as_the_tensor_that_ends_last(order: int, tmp_p
     del model.graph.initializer[:]
     model.graph.initializer.extend(tensors)
     path.write_bytes(model.SerializeToString())
-    assert foreign.read_graph(path).files["w.bin"] == storage.sha256_of_file(tmp_path / "w.bin")
+    assert onnx_models.read_graph(path).files["w.bin"] == storage.sha256_of_file(tmp_path / "w.bin")
     (tmp_path / "w.bin").write_bytes(bytes(9))
     with pytest.raises(ArtifactError, match=r"wants 12 bytes of it, it has 9"):
-        foreign.read_graph(path)
+        onnx_models.read_graph(path)
 
 
 @pytest.mark.parametrize("where", ["at the top", "inside a branch", "in a function"])
@@ -114,7 +116,7 @@ def test_a_custom_operator_is_refused_wherever_it_is(where: str, tmp_path: Path)
         model.graph.node.append(custom)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match=r"needs custom operators \(far\.Magic\)"):
-        foreign.read_graph(path)
+        onnx_models.read_graph(path)
 
 
 def test_a_file_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_file_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
     for end in range(len(data)):  # it ends with the opset: nothing that may be left out follows
         (tmp_path / "model.onnx").write_bytes(data[:end])
         with pytest.raises(ArtifactError, match="not an ONNX model, or a truncated one"):
-            foreign.read_graph(tmp_path / "model.onnx")
+            onnx_models.read_graph(tmp_path / "model.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +142,8 @@ def test_a_file_with_wrong_bytes_is_read_or_refused_in_words(
         data[at % len(data)] = byte
     (tmp_path / "model.onnx").write_bytes(data)
     try:
-        graph = foreign.read_graph(tmp_path / "model.onnx")
-        check.require(graph, foreign.recognise(graph))
+        graph = onnx_models.read_graph(tmp_path / "model.onnx")
+        check.require(graph, onnx_models.recognise(graph))
     except (ArtifactError, UsageError):  # anything else would be a defect
         return
 

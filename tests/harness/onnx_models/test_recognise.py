@@ -12,13 +12,10 @@ import pytest
 
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
 
-from harness import artifact, foreign
-from harness.artifact import TensorSpec
-from harness.errors import ArtifactError, UsageError
-from harness.foreign import check
-from harness.foreign.description import Description
-from harness.foreign.recognise import draft
-from harness.preprocess import (
+from harness import onnx_models
+from harness.detector import artifact
+from harness.detector.artifact import TensorSpec
+from harness.detector.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Colour,
@@ -29,8 +26,12 @@ from harness.preprocess import (
     Resize,
     Scale,
 )
+from harness.errors import ArtifactError, UsageError
+from harness.onnx_models import check
+from harness.onnx_models.description import Description
+from harness.onnx_models.recognise import draft
 from harness.types import AnyArray
-from tests.harness.foreign.models import (
+from tests.harness.onnx_models.models import (
     BOOL,
     DEVIATION,
     FLOAT,
@@ -45,7 +46,7 @@ from tests.harness.foreign.models import (
 
 
 def recognised(toy: Toy, tmp_path: Path) -> Description:
-    return foreign.recognise(foreign.read_graph(toy.write(tmp_path / "model.onnx")))
+    return onnx_models.recognise(onnx_models.read_graph(toy.write(tmp_path / "model.onnx")))
 
 
 def test_anomalib_of_a_fixed_size(tmp_path: Path) -> None:
@@ -108,9 +109,9 @@ def test_bytes_that_the_graph_normalises_have_no_range(tmp_path: Path) -> None:
     toy = first_nodes(
         cast, *rest, node("Div", "shifted std", "normal"), inputs=[("input", UINT8, PICTURE[2])]
     )
-    graph = foreign.read_graph(toy.write(tmp_path / "model.onnx"))
-    assert foreign.recognise(graph).range is None
-    check.require(graph, foreign.recognise(graph))
+    graph = onnx_models.read_graph(toy.write(tmp_path / "model.onnx"))
+    assert onnx_models.recognise(graph).range is None
+    check.require(graph, onnx_models.recognise(graph))
 
 
 def test_anomalib_without_its_pre_processor_leaves_the_range_open(tmp_path: Path) -> None:
@@ -218,8 +219,8 @@ def test_maps_without_an_axis_of_channels_and_scores_are_told_by_their_shapes(tm
     outputs: Any = [("scores", BOOL, ["n"]), ("y", FLOAT, [1]), ("a", FLOAT, ["n", 1, 32, 32])]
     found = recognised(Toy(outputs=outputs), tmp_path)
     assert (found.map, found.score) == ("a", "y")
-    graph = foreign.read_graph(Toy(outputs=[("b", FLOAT, ["n", 32, 32])]).write(tmp_path / "b.onnx"))
-    declared = foreign.declare(foreign.recognise(graph), ["range=unit", "map=b"])
+    graph = onnx_models.read_graph(Toy(outputs=[("b", FLOAT, ["n", 32, 32])]).write(tmp_path / "b.onnx"))
+    declared = onnx_models.declare(onnx_models.recognise(graph), ["range=unit", "map=b"])
     check.require(graph, declared)
 
 
@@ -227,8 +228,10 @@ def test_two_maps_without_names_are_not_guessed_at(tmp_path: Path) -> None:
     nodes = [node("ReduceMean", "input", "a", axes=[1], keepdims=1), node("Relu", "a", "b")]
     toy = Toy(nodes=nodes, outputs=[(name, FLOAT, ["n", 1, 32, 32]) for name in "ab"])
     path = toy.write(tmp_path / "model.onnx")
-    graph = foreign.read_graph(path)
-    (question,) = check.open_questions(graph, foreign.declare(foreign.recognise(graph), ["range=unit"]))
+    graph = onnx_models.read_graph(path)
+    (question,) = check.open_questions(
+        graph, onnx_models.declare(onnx_models.recognise(graph), ["range=unit"])
+    )
     assert question.endswith("declare --set map=a or --set map=b")
 
 
@@ -280,24 +283,24 @@ def test_metadata_that_cannot_be_are_refused_with_file_and_key_unless_declared(
     metadata: dict[str, str], declared: str, why: str, tmp_path: Path
 ) -> None:
     toy = Toy(metadata={f"harness.{key}": value for key, value in metadata.items()})
-    graph = foreign.read_graph(toy.write(tmp_path / "model.onnx"))
+    graph = onnx_models.read_graph(toy.write(tmp_path / "model.onnx"))
     with pytest.raises(ArtifactError, match=f"model.onnx: its metadata {why}"):
-        foreign.recognise(graph, ["colour=BGR"])
+        onnx_models.recognise(graph, ["colour=BGR"])
     (field,) = metadata
-    assert foreign.recognise(graph, [declared]).how[field] == "declared"
+    assert onnx_models.recognise(graph, [declared]).how[field] == "declared"
 
 
 @pytest.mark.parametrize(("second", "colour"), [("GREY", None), ("BGR", "BGR")])
 def test_metadata_that_are_there_twice_must_agree(second: str, colour: str | None, tmp_path: Path) -> None:
     path = Toy(metadata={"harness.colour": second}).write(tmp_path / "model.onnx")
     path.write_bytes(path.read_bytes() + _entry("harness.colour", "BGR"))
-    graph = foreign.read_graph(path)
+    graph = onnx_models.read_graph(path)
     if colour is None:
         with pytest.raises(ArtifactError, match=r"'harness.colour' is there twice, and differs"):
-            foreign.recognise(graph)
+            onnx_models.recognise(graph)
     else:
-        assert foreign.recognise(graph).colour == colour
-    assert foreign.recognise(graph, ["colour=RGB"]).colour == "RGB"
+        assert onnx_models.recognise(graph).colour == colour
+    assert onnx_models.recognise(graph, ["colour=RGB"]).colour == "RGB"
 
 
 def _entry(key: str, value: str) -> bytes:
@@ -308,7 +311,7 @@ def _entry(key: str, value: str) -> bytes:
 
 def test_a_draft_leaves_out_metadata_that_cannot_be_and_says_so(tmp_path: Path) -> None:
     toy = Toy(metadata={"harness.sise": "3", "harness.range": "percent", "harness.colour": "BGR"})
-    drafted, wrong = draft(foreign.read_graph(toy.write(tmp_path / "model.onnx")))
+    drafted, wrong = draft(onnx_models.read_graph(toy.write(tmp_path / "model.onnx")))
     assert (drafted.range, drafted.colour, drafted.how["colour"]) == (None, "BGR", "the file's metadata")
     assert "range" not in drafted.how
     assert [item.partition(":")[0] for item in wrong] == [
@@ -329,7 +332,7 @@ def test_declarations_become_the_steps_of_the_host(tmp_path: Path) -> None:
         "colour=BGR",
         "interpolation=area",
     ]
-    assert foreign.declare(drafted, declared).steps() == (
+    assert onnx_models.declare(drafted, declared).steps() == (
         Decode(),
         Colour(order="BGR"),
         Resize(height=40, width=44, interpolation="area"),
@@ -341,7 +344,7 @@ def test_declarations_become_the_steps_of_the_host(tmp_path: Path) -> None:
 
 
 def test_imagenets_range_is_its_mean_and_deviation(tmp_path: Path) -> None:
-    steps = foreign.declare(recognised(Toy(), tmp_path), ["range=imagenet"]).steps()
+    steps = onnx_models.declare(recognised(Toy(), tmp_path), ["range=imagenet"]).steps()
     assert steps[-3:-1] == (Scale(divisor=255.0), Normalise(mean=IMAGENET_MEAN, std=IMAGENET_STD))
 
 
@@ -370,7 +373,7 @@ def test_imagenets_range_is_its_mean_and_deviation(tmp_path: Path) -> None:
 )
 def test_a_wrong_declaration_is_refused(declared: list[str], why: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=why):
-        foreign.declare(recognised(Toy(), tmp_path), declared)
+        onnx_models.declare(recognised(Toy(), tmp_path), declared)
 
 
 @pytest.mark.parametrize(
@@ -389,16 +392,16 @@ def test_a_wrong_declaration_is_refused(declared: list[str], why: str, tmp_path:
 def test_a_description_that_contradicts_itself_is_refused(
     declared: list[str], why: str, tmp_path: Path
 ) -> None:
-    graph = foreign.read_graph(Toy().write(tmp_path / "model.onnx"))
+    graph = onnx_models.read_graph(Toy().write(tmp_path / "model.onnx"))
     with pytest.raises(ArtifactError, match=why):
-        check.require(graph, foreign.declare(foreign.recognise(graph), declared))
+        check.require(graph, onnx_models.declare(onnx_models.recognise(graph), declared))
 
 
 def test_a_range_for_bytes_is_refused(tmp_path: Path) -> None:
-    graph = foreign.read_graph(Toy(inputs=[("input", UINT8, PICTURE[2])]).write(tmp_path / "model.onnx"))
-    check.require(graph, foreign.recognise(graph))
+    graph = onnx_models.read_graph(Toy(inputs=[("input", UINT8, PICTURE[2])]).write(tmp_path / "model.onnx"))
+    check.require(graph, onnx_models.recognise(graph))
     with pytest.raises(ArtifactError, match="takes pixel values as they are: leave range out"):
-        check.require(graph, foreign.declare(foreign.recognise(graph), ["range=unit"]))
+        check.require(graph, onnx_models.declare(onnx_models.recognise(graph), ["range=unit"]))
 
 
 @pytest.mark.parametrize("operator", ["Slice", "Pad", "CenterCropPad", "Gather"])
@@ -406,33 +409,35 @@ def test_a_picture_cut_inside_has_a_score_and_no_map_of_the_whole(operator: str,
     cut = [node(operator, "input sizes", "cut"), node("ReduceMean", "cut", "grey", axes=[1], keepdims=1)]
     toy = Toy(nodes=[*cut, *DEVIATION[1:], *LARGEST], opset=18)  # never run
     score = dataclasses.replace(toy, outputs=[("pred_score", FLOAT, ["n"])])
-    graph = foreign.read_graph(score.write(tmp_path / "score.onnx"))
-    check.require(graph, foreign.declare(foreign.recognise(graph), ["range=unit"]))
-    graph = foreign.read_graph(toy.write(tmp_path / "map.onnx"))
+    graph = onnx_models.read_graph(score.write(tmp_path / "score.onnx"))
+    check.require(graph, onnx_models.declare(onnx_models.recognise(graph), ["range=unit"]))
+    graph = onnx_models.read_graph(toy.write(tmp_path / "map.onnx"))
     with pytest.raises(ArtifactError, match=rf"cuts or pads the picture itself \({operator}\)"):
-        check.require(graph, foreign.declare(foreign.recognise(graph), ["range=unit"]))
+        check.require(graph, onnx_models.declare(onnx_models.recognise(graph), ["range=unit"]))
 
 
 def test_decisions_of_any_shape_are_neither_map_nor_score(tmp_path: Path) -> None:
     unknown: Any = ("mask", BOOL, None)  # the file does not even say the rank
-    graph = foreign.read_graph(Toy(outputs=[unknown, MAP]).write(tmp_path / "model.onnx"))
-    drafted = foreign.declare(foreign.recognise(graph), ["range=unit"])
+    graph = onnx_models.read_graph(Toy(outputs=[unknown, MAP]).write(tmp_path / "model.onnx"))
+    drafted = onnx_models.declare(onnx_models.recognise(graph), ["range=unit"])
     for field in ("map", "score"):
         with pytest.raises(ArtifactError, match=rf"its {field} is 'mask' bool \(\?\), expected float"):
-            check.require(graph, foreign.declare(drafted, [f"{field}=mask"]))
+            check.require(graph, onnx_models.declare(drafted, [f"{field}=mask"]))
 
 
 def test_a_pixel_threshold_needs_a_map(tmp_path: Path) -> None:
     toy = Toy(outputs=[("pred_score", FLOAT, ["n"])])
-    graph = foreign.read_graph(toy.write(tmp_path / "model.onnx"))
+    graph = onnx_models.read_graph(toy.write(tmp_path / "model.onnx"))
     with pytest.raises(ArtifactError, match="without a map there are no pixels to decide"):
-        check.require(graph, foreign.declare(foreign.recognise(graph), ["range=unit", "pixel_threshold=1"]))
+        check.require(
+            graph, onnx_models.declare(onnx_models.recognise(graph), ["range=unit", "pixel_threshold=1"])
+        )
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    drafted = foreign.declare(recognised(as_anomalib(), tmp_path), ["image_threshold=0.75", "name=mine"])
-    foreign.write(tmp_path / "m.json", drafted)
-    assert foreign.read(tmp_path / "m.json") == drafted
+    drafted = onnx_models.declare(recognised(as_anomalib(), tmp_path), ["image_threshold=0.75", "name=mine"])
+    onnx_models.write(tmp_path / "m.json", drafted)
+    assert onnx_models.read(tmp_path / "m.json") == drafted
 
 
 @pytest.mark.parametrize(
@@ -447,11 +452,11 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     ],
 )
 def test_a_manifest_is_read_strictly(change: dict[str, object], why: str, tmp_path: Path) -> None:
-    foreign.write(tmp_path / "m.json", recognised(Toy(), tmp_path))
+    onnx_models.write(tmp_path / "m.json", recognised(Toy(), tmp_path))
     document = json.loads((tmp_path / "m.json").read_bytes()) | change
     (tmp_path / "m.json").write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match=why):
-        foreign.read(tmp_path / "m.json")
+        onnx_models.read(tmp_path / "m.json")
 
 
 @pytest.mark.parametrize(
@@ -470,16 +475,18 @@ def test_an_adopted_model_takes_what_was_described_and_claims_no_precision(
     toy = Toy(
         inputs=[("input", FLOAT, shape)], outputs=[("pred_score", FLOAT, ["n"]), ("else", FLOAT, ["n", 7])]
     )
-    graph = foreign.read_graph(toy.write(tmp_path / "model.onnx"))
-    described = foreign.declare(foreign.recognise(graph), ["range=unit", *declared])
-    (variant,) = artifact.read(foreign.adopt(graph, described, "widget", tmp_path / "out")).manifest.variants
+    graph = onnx_models.read_graph(toy.write(tmp_path / "model.onnx"))
+    described = onnx_models.declare(onnx_models.recognise(graph), ["range=unit", *declared])
+    (variant,) = artifact.read(
+        onnx_models.adopt(graph, described, "widget", tmp_path / "out")
+    ).manifest.variants
     assert variant.input == TensorSpec(name="input", dtype="float32", shape=taken)
     assert variant.outputs == (TensorSpec(name="pred_score", dtype="float32", shape=(None,)),)
     assert variant.precision == "unknown"
 
 
 def test_a_manifest_of_another_model_is_refused(tmp_path: Path) -> None:
-    drafted = foreign.declare(recognised(Toy(), tmp_path), ["range=unit"])
-    other = foreign.read_graph(Toy(opset=12).write(tmp_path / "other.onnx"))
+    drafted = onnx_models.declare(recognised(Toy(), tmp_path), ["range=unit"])
+    other = onnx_models.read_graph(Toy(opset=12).write(tmp_path / "other.onnx"))
     with pytest.raises(ArtifactError, match="the manifest is of another model"):
-        foreign.adopt(other, drafted, "widget", tmp_path / "out")
+        onnx_models.adopt(other, drafted, "widget", tmp_path / "out")

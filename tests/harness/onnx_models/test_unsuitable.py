@@ -14,11 +14,11 @@ import pytest
 
 pytest.importorskip("onnx", reason="onnx, which builds the models, is not installed")
 
-from harness import foreign
+from harness import onnx_models
 from harness.errors import ArtifactError, HarnessError
-from harness.foreign.description import SETTABLE
-from tests.harness.foreign.conftest import Measure
-from tests.harness.foreign.models import (
+from harness.onnx_models.description import SETTABLE
+from tests.harness.onnx_models.conftest import Measure
+from tests.harness.onnx_models.models import (
     BOOL,
     DEVIATION,
     DOUBLE,
@@ -186,8 +186,10 @@ REFUSED = {
 
 
 def adopt(path: Path, folder: Path, declared: Sequence[str] = (UNIT,)) -> Path:
-    graph = foreign.read_graph(path)
-    return foreign.adopt(graph, foreign.declare(foreign.recognise(graph), declared), "widget", folder)
+    graph = onnx_models.read_graph(path)
+    return onnx_models.adopt(
+        graph, onnx_models.declare(onnx_models.recognise(graph), declared), "widget", folder
+    )
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -13,11 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from harness import metrics, parity, record
+from harness import metrics, parity
 from harness.errors import RecordError
 from harness.parity import PairReport, Verdict, compare, overall, rank_correlation
-from harness.record import Data, Device, Record
-from tests.harness.records import THRESHOLDS, Outputs, Results, images, outputs
+from harness.records import record
+from harness.records.record import Data, Device, Record
+from tests.harness.record_factory import THRESHOLDS, Outputs, Results, images, outputs
 
 
 def verdicts(pair: PairReport) -> dict[str, Verdict]:

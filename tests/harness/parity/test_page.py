@@ -6,7 +6,7 @@ import msgspec
 
 from harness import parity
 from harness.parity import page
-from tests.harness.records import Results, outputs
+from tests.harness.record_factory import Results, outputs
 
 
 def rows(results: Results) -> dict[str, str]:

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from harness import parity, pictures
+from harness import parity
 from harness.errors import RecordError
+from harness.parity import pictures
 from harness.types import AnyArray
-from tests.harness.records import Outputs, Results, outputs
+from tests.harness.record_factory import Outputs, Results, outputs
 
 
 def write(results: Results, given: Outputs, other: Outputs, **changes: Any) -> tuple[Path, ...]:

@@ -11,9 +11,9 @@ import pytest
 
 from harness import parity
 from harness.parity import text
-from harness.parity.profiles import profile_of
-from harness.record import Data, Source
-from tests.harness.records import Results, images, outputs
+from harness.parity.tolerances import profile_of
+from harness.records.record import Data, Source
+from tests.harness.record_factory import Results, images, outputs
 
 
 def three(results: Results) -> None:

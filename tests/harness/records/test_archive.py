@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import cli, packing, record, storage
+from harness import cli, storage
 from harness.errors import HarnessError, RecordError, UsageError
-from tests.harness.records import Results, outputs
+from harness.records import archive as archive_module
+from harness.records import record
+from tests.harness.record_factory import Results, outputs
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def full(results: Results) -> Results:
 
 @pytest.fixture
 def packed(full: Results, tmp_path: Path) -> Path:
-    packing.pack(full.folder, tmp_path / "board.pack")
+    archive_module.pack(full.folder, tmp_path / "board.pack")
     return tmp_path / "board.pack"
 
 
@@ -38,33 +40,33 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_what_is_packed_and_merged_is_the_same_to_the_byte(
     full: Results, packed: Path, tmp_path: Path
 ) -> None:
-    names = packing.merge(packed, tmp_path / "laptop")
+    names = archive_module.merge(packed, tmp_path / "laptop")
     assert contents(tmp_path / "laptop") == contents(full.folder)
     assert sorted(names) == sorted(contents(full.folder))
-    assert packing.merge(packed, tmp_path / "laptop") == ()
+    assert archive_module.merge(packed, tmp_path / "laptop") == ()
 
 
 def test_a_pack_of_the_same_results_has_the_same_bytes(full: Results, packed: Path, tmp_path: Path) -> None:
     for path in full.folder.glob("*.json"):
         path.touch()
-    packing.pack(full.folder, tmp_path / "again.pack")
+    archive_module.pack(full.folder, tmp_path / "again.pack")
     assert (tmp_path / "again.pack").read_bytes() == packed.read_bytes()
 
 
 def test_only_what_fits_a_pattern_is_packed(full: Results, tmp_path: Path) -> None:
-    names = packing.pack(full.folder, tmp_path / "p", only=["*_ascend310_*"])
+    names = archive_module.pack(full.folder, tmp_path / "p", only=["*_ascend310_*"])
     assert len(names) == 2
-    packing.merge(tmp_path / "p", tmp_path / "laptop")
+    archive_module.merge(tmp_path / "p", tmp_path / "laptop")
     assert [made.case.backend for made in record.read_all(tmp_path / "laptop")] == ["ascend310"]
     with pytest.raises(UsageError, match="no record fits --only nothing"):
-        packing.pack(full.folder, tmp_path / "q", only=["nothing"])
+        archive_module.pack(full.folder, tmp_path / "q", only=["nothing"])
     assert not (tmp_path / "q").exists()
 
 
 def test_every_pattern_must_fit_a_record(full: Results, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no record fits --only \*_typo_\*"):
-        packing.pack(full.folder, tmp_path / "p", only=["*_ascend310_*", "*_typo_*"])
-    names = packing.pack(full.folder, tmp_path / "p", only=["*_ascend310_*", "*"])
+        archive_module.pack(full.folder, tmp_path / "p", only=["*_ascend310_*", "*_typo_*"])
+    names = archive_module.pack(full.folder, tmp_path / "p", only=["*_ascend310_*", "*"])
     assert len(names) == 4
 
 
@@ -87,10 +89,10 @@ def test_a_record_is_not_packed_without_the_newer_one_that_supersedes_it(
     newer = record.path_of(full.folder, full.add("ascend310", outputs(), **changes, **LATER)).name
     name = record.path_of(full.folder, older).name
     with pytest.raises(UsageError, match=f"{newer} supersedes {name} and would stay behind"):
-        packing.pack(full.folder, tmp_path / "p", only=[name])
+        archive_module.pack(full.folder, tmp_path / "p", only=[name])
     assert not (tmp_path / "p").exists()
-    assert name in packing.pack(full.folder, tmp_path / "p", only=[name, newer])
-    assert newer in packing.pack(full.folder, tmp_path / "p", only=[newer])
+    assert name in archive_module.pack(full.folder, tmp_path / "p", only=[name, newer])
+    assert newer in archive_module.pack(full.folder, tmp_path / "p", only=[newer])
 
 
 def test_the_record_that_stays_behind_is_named_not_one_that_is_packed(full: Results, tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_the_record_that_stays_behind_is_named_not_one_that_is_packed(full: Resu
     )
     names = [record.path_of(full.folder, item).name for item in (older, again)]
     with pytest.raises(UsageError, match=f"{record.path_of(full.folder, failed).name} supersedes {names[0]}"):
-        packing.pack(full.folder, tmp_path / "p", only=names)
+        archive_module.pack(full.folder, tmp_path / "p", only=names)
 
 
 def test_an_older_failure_and_another_detector_may_stay_behind(full: Results, tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_an_older_failure_and_another_detector_may_stay_behind(full: Results, tm
     full.add("ascend310", outputs(), model_sha256="3" * 64, **FAILED)
     full.add("ascend310", outputs(), detector_sha256="b" * 64, finished="2025-01-03T00:00:00+00:00")
     name = record.path_of(full.folder, newest).name
-    assert len(packing.pack(full.folder, tmp_path / "p", only=[name])) == 2
+    assert len(archive_module.pack(full.folder, tmp_path / "p", only=[name])) == 2
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing"])
@@ -122,7 +124,7 @@ def test_a_record_without_its_evidence_is_not_packed(full: Results, tmp_path: Pa
     path = next(full.folder.glob("evidence/*"))
     path.unlink() if damage == "missing" else path.write_bytes(b"else")
     with pytest.raises(RecordError, match=damage):
-        packing.pack(full.folder, tmp_path / "p")
+        archive_module.pack(full.folder, tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
 
@@ -192,34 +194,34 @@ def test_a_pack_that_was_tampered_with_is_refused_and_leaves_nothing(
     repacked(packed, change, listed=listed)
     before = contents(tmp_path)
     with pytest.raises(RecordError, match=words):
-        packing.merge(packed, tmp_path / "laptop")
+        archive_module.merge(packed, tmp_path / "laptop")
     assert contents(tmp_path) == before
 
 
 def test_a_compressed_pack_is_refused(packed: Path, tmp_path: Path) -> None:
     repacked(packed, lambda _: None, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(RecordError, match="compressed"):
-        packing.merge(packed, tmp_path / "laptop")
+        archive_module.merge(packed, tmp_path / "laptop")
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
 def test_what_is_no_pack_is_refused(packed: Path, tmp_path: Path, content: bytes | None) -> None:
     packed.write_bytes(packed.read_bytes()[:-30] if content is None else content)
     with pytest.raises(RecordError, match="not a pack of this harness"):
-        packing.merge(packed, tmp_path / "laptop")
+        archive_module.merge(packed, tmp_path / "laptop")
 
 
 def test_another_file_of_the_same_name_stays_unless_forced(packed: Path, tmp_path: Path) -> None:
     laptop = tmp_path / "laptop"
-    packing.merge(packed, laptop)
+    archive_module.merge(packed, laptop)
     other, path = sorted(laptop.glob("*.json"))
     (laptop / "evidence" / f"{other.stem}.safetensors").unlink()
     path.write_bytes(path.read_bytes() + b"\n")
     before = contents(laptop)
     with pytest.raises(UsageError, match=f"{path.name}: another file of this name"):
-        packing.merge(packed, laptop)
+        archive_module.merge(packed, laptop)
     assert contents(laptop) == before
-    assert len(packing.merge(packed, laptop, force=True)) == 2
+    assert len(archive_module.merge(packed, laptop, force=True)) == 2
     assert path.read_bytes() == before[path.name].rstrip(b"\n") + b"\n"
 
 
@@ -228,7 +230,7 @@ def test_a_link_out_of_the_results_folder_is_not_followed(packed: Path, tmp_path
     (tmp_path / "laptop").mkdir()
     (tmp_path / "laptop" / "evidence").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="leaves its folder"):
-        packing.merge(packed, tmp_path / "laptop")
+        archive_module.merge(packed, tmp_path / "laptop")
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -238,7 +240,7 @@ def test_a_merge_that_fails_half_way_leaves_everything_as_it_was(
 ) -> None:
     laptop = tmp_path / "laptop"
     if force:
-        packing.merge(packed, laptop)
+        archive_module.merge(packed, laptop)
         for path in laptop.glob("evidence/*"):
             path.write_bytes(b"mine")
     before = contents(laptop) if force else {}
@@ -252,7 +254,7 @@ def test_a_merge_that_fails_half_way_leaves_everything_as_it_was(
 
     monkeypatch.setattr(Path, "replace", failing)
     with pytest.raises(HarnessError, match="No space left on device"):
-        packing.merge(packed, laptop, force=force)
+        archive_module.merge(packed, laptop, force=force)
     assert contents(laptop) == before
 
 

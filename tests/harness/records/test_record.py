@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from harness import record, storage
+from harness import storage
 from harness.errors import RecordError
-from harness.record import EvidenceArrays, Record
+from harness.records import record
+from harness.records.record import EvidenceArrays, Record
 from harness.types import AnyArray, Case
-from tests.harness.records import Results, outputs
+from tests.harness.record_factory import Results, outputs
 
 
 def path_of(results: Results, made: Record) -> Path:

@@ -15,10 +15,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, batches, cli, parity, record, storage
+from harness import cli, parity, storage
+from harness.detector import artifact
+from harness.detector.preprocess import Preprocessor
 from harness.errors import DatasetError
-from harness.preprocess import Preprocessor
-from harness.record import Record
+from harness.records import batches, record
+from harness.records.record import Record
 from tests.conftest import Tiny
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.base import DeviceReport
+from harness.contracts import DeviceReport
 from harness.errors import ArtifactError
 from harness.foreign.fixed import FixedBatch, in_its_batches
 from harness.types import AnyArray

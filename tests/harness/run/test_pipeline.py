@@ -11,14 +11,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, bench, feeds, metrics, record, registry, suite
+from harness import metrics, registry
+from harness.detector import artifact
+from harness.detector.preprocess import Preprocessor
 from harness.errors import DatasetError
 from harness.heads.padim import PadimHead
 from harness.heads.resampling import resampling_matrix
-from harness.job import Job
-from harness.preprocess import Preprocessor
-from harness.record import METRICS, STAGES, Record
-from harness.suite import BenchRequest
+from harness.records import record
+from harness.records.record import METRICS, STAGES, Record
+from harness.run import inputs as inputs_module
+from harness.run import pipeline, plan
+from harness.run.job import Job
+from harness.run.plan import BenchRequest
 from harness.types import AnyArray, Float32
 from tests.conftest import Tiny, patch_embedding, write_image
 
@@ -28,12 +32,12 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 def measured(tiny: Tiny, out: Path, *, batch_size: int = 1, data: Path | None = None) -> Record:
     """The record of one case run in this process."""
     session, job = opened(tiny.request(out, batch_size=batch_size, data=data or tiny.data, force=True))
-    return bench.run(job, session, load_ms=1.5, advance=list[int]().append)
+    return pipeline.run(job, session, load_ms=1.5, advance=list[int]().append)
 
 
 def opened(request: BenchRequest) -> tuple[Any, Job]:
     """A session for the only case of `request`."""
-    (job,) = suite.plan(request).jobs
+    (job,) = plan.plan(request).jobs
     return registry.backend("onnxruntime-cpu").open(job.artifact, job.variant, threads=1), job
 
 
@@ -124,14 +128,14 @@ def test_each_stage_is_timed_apart_and_a_batch_is_shared_by_its_images(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, infer: list[float]
 ) -> None:
     clock, session, job = Clock(), *opened(tiny.request(tmp_path, batch_size=batch_size))
-    monkeypatch.setattr(bench, "time", clock)
-    monkeypatch.setattr(feeds, "time", clock)
+    monkeypatch.setattr(pipeline, "time", clock)
+    monkeypatch.setattr(inputs_module, "time", clock)
     monkeypatch.setattr(Preprocessor, "decode", staticmethod(clock.costs(1, Preprocessor.decode)))
     monkeypatch.setattr(Preprocessor, "frame", clock.costs(2, Preprocessor.frame))
     monkeypatch.setattr(Preprocessor, "tensor", clock.costs(1, Preprocessor.tensor))
     monkeypatch.setattr(session, "run", clock.costs(6, session.run))
     monkeypatch.setattr(PadimHead, "__call__", clock.costs(12, PadimHead.__call__))
-    samples = bench.run(job, session, load_ms=0, advance=list[int]().append).latency_samples_ms
+    samples = pipeline.run(job, session, load_ms=0, advance=list[int]().append).latency_samples_ms
     assert samples["decode"] == [1.0] * 8
     assert samples["preprocess"] == [3.0] * 8
     assert samples["infer"] == infer
@@ -152,7 +156,7 @@ def test_times_of_the_device_are_kept_where_it_gives_them_shared_by_the_images_o
         return run(batch)
 
     monkeypatch.setattr(session, "run", timed)
-    made = bench.run(job, session, load_ms=0, advance=list[int]().append)
+    made = pipeline.run(job, session, load_ms=0, advance=list[int]().append)
     assert made.latency_samples_ms["h2d"] == shared
     assert made.latency_samples_ms["d2h"] == [2 * each for each in shared]
     runs = [3 + 1 + index // batch_size for index in range(8)]  # three to warm up
@@ -173,7 +177,7 @@ def test_warm_up_is_apart_and_sees_every_batch_shape(
         return run(batch)
 
     monkeypatch.setattr(session, "run", counted)
-    made = bench.run(job, session, load_ms=0, advance=advanced.append)
+    made = pipeline.run(job, session, load_ms=0, advance=advanced.append)
     assert len(shapes) == runs
     assert advanced == steps
     assert set(shapes[: runs - len(steps)]) == set(steps)
@@ -265,8 +269,8 @@ def test_a_mask_of_another_size_than_its_image_fails_the_case_by_name(
 ) -> None:
     mask = data / "widget" / "ground_truth" / "scratch" / "002_mask.png"
     write_image(mask, np.full((40, 44), 255, np.uint8))
-    (made,) = suite.run(
-        suite.plan(tiny.request(tmp_path / "out", data=data)), timeout=60, report=list[Record]().append
+    (made,) = plan.run(
+        plan.plan(tiny.request(tmp_path / "out", data=data)), timeout=60, report=list[Record]().append
     )
     assert made.status == "failed"
     assert str(made.reason).startswith(f"{mask}: the mask is 44x40, but its image")
@@ -297,7 +301,7 @@ def test_decisions_at_the_frozen_pixel_threshold_are_measured_where_the_head_ask
     digest = artifact.detector_digest(changed)
     artifact.write_manifest(folder, msgspec.structs.replace(changed, detector_sha256=digest))
     session, job = opened(dataclasses.replace(tiny.request(tmp_path / "out"), artifacts=(folder,)))
-    judged = bench.run(job, session, load_ms=1.5, advance=list[int]().append)
+    judged = pipeline.run(job, session, load_ms=1.5, advance=list[int]().append)
     evidence = record.read_evidence(tmp_path / "out", judged)
     assert evidence is not None
     assert judged.pixel_decisions == metrics.PixelDecisions(opening_radius=1, only_defective=True)
@@ -345,7 +349,7 @@ def test_a_pixel_outside_the_crop_changes_the_decoded_digest_and_not_the_input(
 def test_a_test_set_without_images_is_refused_by_name(tiny: Tiny, tmp_path: Path, data: Path) -> None:
     shutil.rmtree(data / "widget" / "test")
     with pytest.raises(DatasetError, match="widget/test: no test images"):
-        suite.plan(tiny.request(tmp_path / "out", data=data))
+        plan.plan(tiny.request(tmp_path / "out", data=data))
 
 
 def test_grey_colour_and_16_bit_images_of_any_size_are_scored_together(

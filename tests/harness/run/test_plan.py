@@ -11,19 +11,22 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, bench, record, suite, worker
+from harness.detector import artifact
 from harness.errors import ArtifactError, DatasetError, HarnessError, UsageError
-from harness.record import Record
-from harness.suite import BenchRequest, Interrupted
+from harness.records import record
+from harness.records.record import Record
+from harness.run import pipeline, worker
+from harness.run import plan as plan_module
+from harness.run.plan import BenchRequest, Interrupted
+from harness.run.worker import Failure
 from harness.types import Case
-from harness.worker import Failure
 from tests.conftest import Tiny, _write_onnx, write_image
 
 pytestmark = pytest.mark.usefixtures("fakes")
 
 
 def run(request: BenchRequest) -> tuple[Record, ...]:
-    return suite.run(suite.plan(request), timeout=request.timeout, report=list[Record]().append)
+    return plan_module.run(plan_module.plan(request), timeout=request.timeout, report=list[Record]().append)
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_what_is_missing_is_known_before_anything_runs(
     tiny: Tiny, tmp_path: Path, changed: dict[str, Any], error: type[HarnessError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        suite.plan(dataclasses.replace(tiny.request(tmp_path / "out"), **changed))
+        plan_module.plan(dataclasses.replace(tiny.request(tmp_path / "out"), **changed))
     assert not (tmp_path / "out").exists()
 
 
@@ -55,18 +58,20 @@ def test_a_category_the_data_lack_is_known_before_anything_runs(
 ) -> None:
     (data / "widget").rename(data / "wodget")
     with pytest.raises(DatasetError, match=r"no category 'widget', did you mean wodget"):
-        suite.plan(tiny.request(tmp_path / "out", data=data))
+        plan_module.plan(tiny.request(tmp_path / "out", data=data))
 
 
 def test_a_variant_another_backend_opens_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--variant onnx-fp32 is onnx; this backend opens mindir"):
-        suite.plan(tiny.request(tmp_path / "out", "mindspore-cpu", variants=("onnx-fp32",)))
+        plan_module.plan(tiny.request(tmp_path / "out", "mindspore-cpu", variants=("onnx-fp32",)))
 
 
 def test_cases_are_planned_backend_by_backend_with_their_defaults_written_out(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    plan = suite.plan(tiny.request(tmp_path / "out", "onnxruntime-cpu", "onnxruntime-gpu", batch_size=4))
+    plan = plan_module.plan(
+        tiny.request(tmp_path / "out", "onnxruntime-cpu", "onnxruntime-gpu", batch_size=4)
+    )
     assert [job.case.backend for job in plan.jobs] == ["onnxruntime-cpu", "onnxruntime-gpu"]
     assert plan.jobs[0].case == Case(
         detector="padim",
@@ -97,7 +102,7 @@ def test_another_setting_is_another_case(tiny: Tiny, tmp_path: Path, settings: d
     if settings.get("threads", 1) > len(os.sched_getaffinity(0)):
         pytest.skip("needs two cores")
     digests = {
-        suite.plan(request).jobs[0].inputs_sha256
+        plan_module.plan(request).jobs[0].inputs_sha256
         for request in (tiny.request(tmp_path), tiny.request(tmp_path, **settings))
     }
     assert len(digests) == 2
@@ -107,28 +112,28 @@ def test_another_setting_is_another_case(tiny: Tiny, tmp_path: Path, settings: d
 def test_a_changed_image_or_mask_is_another_case(
     tiny: Tiny, tmp_path: Path, data: Path, changed: str
 ) -> None:
-    (before,) = suite.plan(tiny.request(tmp_path / "out", data=data)).jobs
+    (before,) = plan_module.plan(tiny.request(tmp_path / "out", data=data)).jobs
     pixels = cv2.imread(str(data / "widget" / changed), cv2.IMREAD_UNCHANGED)
     assert pixels is not None
     pixels[20, 20] ^= 255
     write_image(data / "widget" / changed, pixels)
-    (after,) = suite.plan(tiny.request(tmp_path / "out", data=data)).jobs
+    (after,) = plan_module.plan(tiny.request(tmp_path / "out", data=data)).jobs
     assert before.inputs_sha256 != after.inputs_sha256
 
 
 def test_a_changed_training_image_is_the_same_case(tiny: Tiny, tmp_path: Path, data: Path) -> None:
-    (before,) = suite.plan(tiny.request(tmp_path / "out", data=data)).jobs
+    (before,) = plan_module.plan(tiny.request(tmp_path / "out", data=data)).jobs
     (data / "widget" / "train" / "good" / "000.png").unlink()
-    (after,) = suite.plan(tiny.request(tmp_path / "out", data=data)).jobs
+    (after,) = plan_module.plan(tiny.request(tmp_path / "out", data=data)).jobs
     assert before.inputs_sha256 == after.inputs_sha256
 
 
 def test_a_model_exported_again_is_another_case(tiny: Tiny, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny.artifact, tmp_path / "widget"))
-    (before,) = suite.plan(tiny.request(tmp_path / "out", artifacts=(folder,))).jobs
+    (before,) = plan_module.plan(tiny.request(tmp_path / "out", artifacts=(folder,))).jobs
     variant = artifact.read(folder).manifest.variants[0]
     artifact.add_variant(folder, msgspec.structs.replace(variant, files={variant.model: "1" * 64}))
-    (after,) = suite.plan(tiny.request(tmp_path / "out", artifacts=(folder,))).jobs
+    (after,) = plan_module.plan(tiny.request(tmp_path / "out", artifacts=(folder,))).jobs
     assert before.inputs_sha256 != after.inputs_sha256
 
 
@@ -168,7 +173,7 @@ def test_a_case_measured_with_another_model_since_runs_again(tiny: Tiny, tmp_pat
     (again,) = run(request)
     assert again.model_sha256 == right != wrong
     assert record.latest(record.read_all(tmp_path / "out")) == (again,)
-    assert suite.plan(request).finished == (again,)
+    assert plan_module.plan(request).finished == (again,)
 
 
 def test_a_record_that_was_carried_here_is_kept(tiny: Tiny, tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_a_record_that_was_carried_here_is_kept(tiny: Tiny, tmp_path: Path) -> N
     board = msgspec.structs.replace(made.host, name="board")
     device = msgspec.structs.replace(made.device, runtime={"numpy": "0.1"})
     record.write(tmp_path, msgspec.structs.replace(made, host=board, device=device))
-    (kept,) = suite.plan(tiny.request(tmp_path, "fake-work")).finished
+    (kept,) = plan_module.plan(tiny.request(tmp_path, "fake-work")).finished
     assert kept.host.name == "board"
 
 
@@ -188,9 +193,9 @@ def test_a_case_of_another_detector_or_other_data_since_runs_again(
     run(request)
     write_image(data / "widget" / "test/good/000.png", np.zeros((40, 40), np.uint8))
     run(other)
-    plan = suite.plan(request)
+    plan = plan_module.plan(request)
     assert plan.finished == ()
-    (again,) = suite.run(plan, timeout=60, report=lambda _: None)
+    (again,) = plan_module.run(plan, timeout=60, report=lambda _: None)
     assert max(record.read_all(tmp_path / "out"), key=lambda item: item.finished) == again
 
 
@@ -204,34 +209,34 @@ def test_a_record_of_another_version_of_the_runtime_is_not_finished(
     assert made.device is not None
     device = msgspec.structs.replace(made.device, runtime={module: version})
     record.write(tmp_path, msgspec.structs.replace(made, device=device))
-    assert len(suite.plan(tiny.request(tmp_path, "fake-work")).finished) == kept
+    assert len(plan_module.plan(tiny.request(tmp_path, "fake-work")).finished) == kept
 
 
 def test_a_clock_that_is_behind_what_was_measured_is_refused(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tiny.request(tmp_path, "fake-work"))
-    monkeypatch.setattr(bench, "now", lambda: "1970-01-01T00:00:01.000000+00:00")
+    monkeypatch.setattr(pipeline, "now", lambda: "1970-01-01T00:00:01.000000+00:00")
     with pytest.raises(
         UsageError, match=r"clock says 1970-01-01T00:00:01Z, and fake-work widget was measured at 20"
     ):
-        suite.plan(tiny.request(tmp_path, "fake-work", force=True))
-    assert len(suite.plan(tiny.request(tmp_path, "fake-work")).finished) == 1  # nothing is measured
+        plan_module.plan(tiny.request(tmp_path, "fake-work", force=True))
+    assert len(plan_module.plan(tiny.request(tmp_path, "fake-work")).finished) == 1  # nothing is measured
 
 
 def test_images_that_change_while_they_are_measured_fail_the_case(
     tiny: Tiny, tmp_path: Path, data: Path
 ) -> None:
-    plan = suite.plan(tiny.request(tmp_path / "out", "onnxruntime-cpu", data=data))
+    plan = plan_module.plan(tiny.request(tmp_path / "out", "onnxruntime-cpu", data=data))
     write_image(data / "widget" / "test/good/000.png", np.zeros((40, 40), np.uint8))
-    (made,) = suite.run(plan, timeout=60, report=lambda _: None)
+    (made,) = plan_module.run(plan, timeout=60, report=lambda _: None)
     assert made.status == "failed"
     assert "test images or masks were changed while they were measured" in str(made.reason)
 
 
 def test_a_record_without_a_measurement_never_counts_as_finished(tiny: Tiny, tmp_path: Path) -> None:
     (made,) = run(tiny.request(tmp_path / "out", "fake-absent"))
-    (job,) = suite.plan(tiny.request(tmp_path / "out", "fake-absent")).jobs
+    (job,) = plan_module.plan(tiny.request(tmp_path / "out", "fake-absent")).jobs
     (tmp_path / "out" / f"{record.file_name(made.case, made.inputs_sha256)}").write_bytes(
         next((tmp_path / "out").glob("*.skipped.json")).read_bytes()
     )
@@ -244,13 +249,13 @@ def test_two_artifacts_of_one_case_are_refused_which_no_table_could_tell_apart(
     request = tiny.request(tmp_path / "out", "onnxruntime-cpu")
     twice = dataclasses.replace(request, artifacts=request.artifacts * 2)
     with pytest.raises(UsageError, match="same detector, backbone and category: bench them into different"):
-        suite.plan(twice)
+        plan_module.plan(twice)
 
 
 def test_a_folder_that_cannot_be_written_is_known_before_anything_runs(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"file: cannot write here .* choose another folder"):
-        suite.plan(tiny.request(tmp_path / "file", "onnxruntime-cpu"))
+        plan_module.plan(tiny.request(tmp_path / "file", "onnxruntime-cpu"))
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_much(
@@ -279,7 +284,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_much(
 def test_what_is_not_what_it_was_is_measured_again(tiny: Tiny, tmp_path: Path, damage: str) -> None:
     folder = Path(shutil.copytree(tiny.artifact, tmp_path / "widget"))
     request = tiny.request(tmp_path / "out", "fake-work", artifacts=(folder,))
-    (job,) = suite.plan(request).jobs
+    (job,) = plan_module.plan(request).jobs
     (made,) = run(request)
     assert job.finished() == made
     assert made.evidence is not None

@@ -10,10 +10,12 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from harness import artifact, cli, quickstart, registry, worker
-from harness.artifact import Artifact, Variant
+from harness import cli, registry
 from harness.datasets import synthetic
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import ArtifactError, Unavailable
+from harness.run import quickstart, worker
 from harness.types import FitRequest
 from tests.conftest import Tiny, write_category
 

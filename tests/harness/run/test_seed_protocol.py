@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import bench, cli, record, registry, storage, suite
+from harness import cli, registry, storage
 from harness.datasets import read_mask
+from harness.detector.preprocess import Decode, Interpolation, Preprocessor, Resize, standard_steps
 from harness.parity import compare
-from harness.preprocess import Decode, Interpolation, Preprocessor, Resize, standard_steps
+from harness.records import record
+from harness.run import pipeline, plan
 from harness.types import AnyArray, Bool, MaskResize, UInt8
 from tests.conftest import Tiny
-from tests.harness.records import Results, outputs
+from tests.harness.record_factory import Results, outputs
 
 RULES: tuple[MaskResize, ...] = ("nearest", "bilinear_truncated", "area_truncated", "dilated")
 
@@ -181,9 +183,9 @@ def test_the_rule_decides_the_ground_truth_of_the_record(tiny: Tiny, tmp_path: P
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     masks: dict[str, Bool] = {}
     for rule in RULES:
-        (job,) = suite.plan(tiny.request(tmp_path, mask_resize=rule)).jobs
+        (job,) = plan.plan(tiny.request(tmp_path, mask_resize=rule)).jobs
         session = registry.backend("onnxruntime-cpu").open(job.artifact, job.variant, threads=1)
-        made = bench.run(job, session, load_ms=0.0, advance=list[int]().append)
+        made = pipeline.run(job, session, load_ms=0.0, advance=list[int]().append)
         evidence = record.read_evidence(tmp_path, made)
         assert evidence is not None
         assert made.case.mask_resize == rule
@@ -198,7 +200,7 @@ def test_the_rule_decides_the_ground_truth_of_the_record(tiny: Tiny, tmp_path: P
 
 def test_masks_that_a_rule_empties_are_counted_in_the_table(results: Results) -> None:
     from harness import tables
-    from harness.record import Data
+    from harness.records.record import Data
 
     data = Data(fingerprint="f", good=4, defective=4, masks_cut=0, masks_emptied=3)
     made = results.add("ort", outputs(), data=data, case={"mask_resize": "area_truncated"})

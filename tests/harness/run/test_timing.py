@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.record import STAGES, Distribution
+from harness.records.record import STAGES, Distribution
 from harness.timing import distribution, stages
 
 

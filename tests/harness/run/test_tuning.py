@@ -11,13 +11,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import artifact, cli, precision, suite, tuning, tuning_front
-from harness.artifact import Artifact, OmRequest
+from harness import build, cli
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, OmRequest
 from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailable, UsageError
-from harness.record import Device, Distribution, Record
-from harness.tuning import Trial, Tuned
+from harness.records.record import Device, Distribution, Record
+from harness.run import plan as plan_module
+from harness.run import tuning
+from harness.run.tuning import Trial, Tuned
+from harness.tables import tuning as tuning_table
 from tests.conftest import Tiny
-from tests.harness.records import HOST, Outputs, Results, outputs
+from tests.harness.record_factory import HOST, Outputs, Results, outputs
 
 GROUPS = {"first": ("a",), "last": ("b",), "tail": ("c", "d"), "net/layer1": ("a", "b")}
 
@@ -30,7 +34,7 @@ def test_every_calibration_is_tried_with_and_without_the_ends_and_every_group_on
         *("int8 minmax, tail kept", "int8 minmax, net/layer1 kept"),
         *("int8 percentile", "int8 percentile, ends kept"),
     ]
-    assert tried["int8 percentile, ends kept"] == precision.PrecisionRequest(
+    assert tried["int8 percentile, ends kept"] == build.PrecisionRequest(
         precision="int8",
         calibration="percentile",
         keep_float=("a", "b", "c", "d"),
@@ -80,7 +84,7 @@ def test_a_row_says_what_a_setting_costs_and_gives(results: Results) -> None:
         add(results, "fp32", given(), 8.0, peak_memory_bytes=310, model_bytes=40),
         add(results, "int8", given(moved=0.6, image=3), 5.0, peak_memory_bytes=190, model_bytes=10),
     ]
-    float32, int8 = tuning_front.rows(tuned(results, first, second))
+    float32, int8 = tuning_table.rows(tuned(results, first, second))
     assert (float32.difference, float32.flips, float32.ratio) == (0, 0, 1)
     assert int8.difference == pytest.approx(0.6 / 3)
     assert int8.flips == 1  # 2.0 becomes 2.6, the threshold is 2.5
@@ -91,7 +95,7 @@ def test_a_row_says_what_a_setting_costs_and_gives(results: Results) -> None:
 
 def test_the_difference_is_a_share_of_float32s_range(results: Results) -> None:
     records = [add(results, "fp32", given(), 10.0), add(results, "int8", given(moved=3.0, image=7), 4.0)]
-    assert tuning_front.rows(tuned(results, records))[1].difference == pytest.approx(3.0 / 3)
+    assert tuning_table.rows(tuned(results, records))[1].difference == pytest.approx(3.0 / 3)
 
 
 def test_the_table_has_milliseconds_and_megabytes(results: Results) -> None:
@@ -100,7 +104,7 @@ def test_the_table_has_milliseconds_and_megabytes(results: Results) -> None:
         add(results, "fp32", given(), 8.0),
         add(results, "int8", given(moved=0.6, image=3), 4.0, **sizes),
     ]
-    lines = tuning_front.lines(tuning_front.rows(tuned(results, records)), rounds=1, records=results.folder)
+    lines = tuning_table.lines(tuning_table.rows(tuned(results, records)), rounds=1, records=results.folder)
     (line,) = [line for line in lines if "settings of int8" in line]
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     assert cells[:5] == ["★", "settings of int8", "int8", "20.00%", "1"]
@@ -117,7 +121,7 @@ def test_each_backend_has_a_front_of_its_own_against_its_own_float32(results: Re
         add(results, "int8", given(moved=0.3), 50.0, backend="slow"),
         add(results, "chip", given(), 0.1, device=simulated),
     ]
-    found = {(row.backend, row.variant): row for row in tuning_front.rows(tuned(results, records))}
+    found = {(row.backend, row.variant): row for row in tuning_table.rows(tuned(results, records))}
     assert {key for key, row in found.items() if row.on_front} == {
         ("cpu", "fp32"),
         ("cpu", "int8"),
@@ -131,7 +135,7 @@ def test_without_a_measured_float32_nothing_is_compared(results: Results) -> Non
         add(results, "fp32", given(), 10.0, status="failed", reason="killed"),
         add(results, "int8", given(), 5.0),
     ]
-    found = tuning_front.rows(tuned(results, records))
+    found = tuning_table.rows(tuned(results, records))
     assert [row.note for row in found] == ["fp32 failed: killed"] * 2
     assert [(row.difference, row.on_front) for row in found] == [(None, False)] * 2
 
@@ -145,7 +149,7 @@ def test_the_front_holds_what_no_other_setting_beats(results: Results) -> None:
         "fast": (0.2, 3.0),
     }
     records = [add(results, name, given(moved=moved), ms) for name, (moved, ms) in settings.items()]
-    found = tuning_front.rows(tuned(results, records))
+    found = tuning_table.rows(tuned(results, records))
     assert [row.variant for row in found if row.on_front] == ["fp32", "near", "fast"]
 
 
@@ -159,7 +163,7 @@ def test_a_simulator_a_failure_and_a_refusal_are_shown_and_never_on_the_front(re
     made = tuned(results, records)
     refused = Trial(variant="float16", settings="float16", refused="overflows")
     made = Tuned(trials=(*made.trials, refused), rounds=made.rounds, records=made.records)
-    found = tuning_front.rows(made)
+    found = tuning_table.rows(made)
     assert [row.note for row in found] == [
         None,
         "SIMULATED, not hardware",
@@ -168,7 +172,7 @@ def test_a_simulator_a_failure_and_a_refusal_are_shown_and_never_on_the_front(re
     ]
     assert [row.on_front for row in found] == [True, False, False, False]
     assert found[1].ratio is None  # of another backend
-    lines = tuning_front.lines(found, rounds=1, records=results.folder)
+    lines = tuning_table.lines(found, rounds=1, records=results.folder)
     assert "settings of om: SIMULATED, not hardware" in lines
     assert any("the images are the test images" in line for line in lines)
 
@@ -176,10 +180,10 @@ def test_a_simulator_a_failure_and_a_refusal_are_shown_and_never_on_the_front(re
 def test_a_trial_of_the_same_file_has_no_numbers_and_says_so(results: Results) -> None:
     made = tuned(results, [add(results, "fp32", given(), 10.0), add(results, "minmax", given(), 5.0)])
     same = Trial(variant="percentile", settings="int8 percentile", same_as="minmax")
-    found = tuning_front.rows(dataclasses.replace(made, trials=(*made.trials, same)))
+    found = tuning_table.rows(dataclasses.replace(made, trials=(*made.trials, same)))
     assert [row.on_front for row in found] == [False, True, False]
     assert (found[2].variant, found[2].milliseconds) == ("percentile", None)
-    lines = tuning_front.lines(found, rounds=1, records=results.folder)
+    lines = tuning_table.lines(found, rounds=1, records=results.folder)
     assert "int8 percentile: the same file as minmax" in lines
     assert "  (unrounded values decide)" in lines
 
@@ -191,7 +195,7 @@ def test_times_of_two_hosts_are_not_compared(results: Results) -> None:
         add(results, "near", given(), 5.0),
         add(results, "far", given(), 0.1, host=other),
     ]
-    float32, near, far = tuning_front.rows(tuned(results, records))
+    float32, near, far = tuning_table.rows(tuned(results, records))
     assert [row.on_front for row in (float32, near, far)] == [False, True, False]
     assert (far.difference, far.milliseconds, far.ratio) == (None, None, None)
     assert "on several hosts, bench (any), board (small): tune into another folder" in str(far.note)
@@ -205,12 +209,12 @@ def test_equal_scores_of_float32_are_no_scale(results: Results) -> None:
         add(results, "int8", flat, 5.0),
         add(results, "om", given(), 5.0, device=simulated),
     ]
-    found = tuning_front.rows(tuned(results, records))
+    found = tuning_table.rows(tuned(results, records))
     why = "float32's scores are all equal, so there is no scale"
     assert [row.note for row in found] == [why, why, f"SIMULATED, not hardware; {why}"]
     assert [(row.difference, row.on_front) for row in found] == [(None, False)] * 3
     assert found[1].milliseconds == 5.0
-    assert not tuning_front.complete(found)
+    assert not tuning_table.complete(found)
 
 
 @pytest.mark.parametrize(("unstable", "rows"), [("int8", [1]), ("fp32", [0, 1, 2])])
@@ -224,12 +228,12 @@ def test_scores_that_differ_from_round_to_round_have_no_difference(
             for name, ms in zip(names, (9.0, 8.0, 7.0), strict=True)
         ]
 
-    found = tuning_front.rows(tuned(results, measure(0), measure(1e-9)))
+    found = tuning_table.rows(tuned(results, measure(0), measure(1e-9)))
     why = f"the scores of {unstable} differ from round to round: there is no one difference"
     assert [index for index, row in enumerate(found) if row.note == why] == rows
     assert all(found[index].difference is None and not found[index].on_front for index in rows)
-    assert not tuning_front.complete(found)
-    assert tuning_front.complete(tuning_front.rows(tuned(results, measure(0), measure(0))))
+    assert not tuning_table.complete(found)
+    assert tuning_table.complete(tuning_table.rows(tuned(results, measure(0), measure(0))))
 
 
 @pytest.mark.parametrize("refused", ["overflows", None])
@@ -248,8 +252,8 @@ def test_a_tuning_that_measured_nothing_but_float32_is_not_measured(
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two lowered variants alone."""
     requests = {
-        "float16": precision.PrecisionRequest(precision="fp16"),
-        "int8": precision.PrecisionRequest(precision="int8", label="minmax"),
+        "float16": build.PrecisionRequest(precision="fp16"),
+        "int8": build.PrecisionRequest(precision="int8", label="minmax"),
     }
     monkeypatch.setattr(tuning, "lowerings", lambda *_: requests)
 
@@ -262,11 +266,11 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Cases:
     """Round, backend and variant of every case, in order; none is run."""
     seen: Cases = []
 
-    def run(plan: suite.Plan, **_: Any) -> tuple[Record, ...]:
+    def run(plan: plan_module.Plan, **_: Any) -> tuple[Record, ...]:
         seen.extend((job.out.name, job.case.backend, job.case.variant) for job in plan.jobs)
         return ()
 
-    monkeypatch.setattr(suite, "run", run)
+    monkeypatch.setattr(plan_module, "run", run)
     return seen
 
 
@@ -305,8 +309,8 @@ def test_a_refused_setting_is_an_answer_and_is_no_other_setting(
     tiny: Tiny, tmp_path: Path, planned: Cases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    asked = precision.PrecisionRequest(precision="int8", images=2, label="all")
-    kept = precision.PrecisionRequest(precision="int8", images=2, keep_float=("Conv",), label="none")
+    asked = build.PrecisionRequest(precision="int8", images=2, label="all")
+    kept = build.PrecisionRequest(precision="int8", images=2, keep_float=("Conv",), label="none")
     monkeypatch.setattr(tuning, "lowerings", lambda *_: {"all": asked, "none": kept})
     float32, all_, none = tune(tiny, tmp_path / "to").trials
     assert (float32.refused, all_.refused, all_.variant) == (None, None, "onnx-int8-all-images2")
@@ -317,7 +321,7 @@ def test_a_refused_setting_is_an_answer_and_is_no_other_setting(
 def test_a_variant_of_the_same_bytes_is_made_and_not_measured(
     tiny: Tiny, tmp_path: Path, planned: Cases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lower(copy: Artifact, _: Any, asked: precision.PrecisionRequest) -> artifact.Variant:
+    def lower(copy: Artifact, _: Any, asked: build.PrecisionRequest) -> artifact.Variant:
         """A copy of float32 that says it is something else: the bytes tell, and what `label` adds to them."""
         float32 = copy.variant(("onnx",))
         name = f"onnx-{asked.label}.onnx"
@@ -331,12 +335,12 @@ def test_a_variant_of_the_same_bytes_is_made_and_not_measured(
         return made
 
     requests = {
-        "float16": precision.PrecisionRequest(precision="fp16", label="half"),
-        "int8 a": precision.PrecisionRequest(precision="int8", label="a"),
-        "int8 b": precision.PrecisionRequest(precision="int8", label="b"),
+        "float16": build.PrecisionRequest(precision="fp16", label="half"),
+        "int8 a": build.PrecisionRequest(precision="int8", label="a"),
+        "int8 b": build.PrecisionRequest(precision="int8", label="b"),
     }
     monkeypatch.setattr(tuning, "lowerings", lambda *_: requests)
-    monkeypatch.setattr(precision, "lower", lower)
+    monkeypatch.setattr(build, "lower", lower)
     said: list[str] = []
     request = tuning.TuneRequest(artifact=tiny.artifact, data=tiny.data, to=tmp_path / "to", rounds=1)
     found = tuning.tune(request, say=said.append, report=list[Record]().append)
@@ -360,7 +364,7 @@ def test_what_atc_lacks_is_said_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[Any] = []
-    monkeypatch.setattr(precision, "lower", lambda *asked: made.append(asked))
+    monkeypatch.setattr(build, "lower", lambda *asked: made.append(asked))
     with pytest.raises(error):
         tune(tiny, tmp_path / "to", backends=("onnxruntime-cpu", "ascend310-simulated"), om=om)
     assert made == []
@@ -374,7 +378,7 @@ def test_what_keeps_every_setting_from_being_made_stops_the_tuning(
     def refuse(*_: Any, **__: Any) -> None:
         raise error("not here")
 
-    monkeypatch.setattr(precision, "lower", refuse)
+    monkeypatch.setattr(build, "lower", refuse)
     with pytest.raises(error, match="not here"):
         tune(tiny, tmp_path / "to")
     assert planned == []

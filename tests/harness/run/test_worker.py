@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import record, suite, worker
-from harness.record import Record
-from harness.suite import BenchRequest
+from harness.records import record
+from harness.records.record import Record
+from harness.run import plan, worker
+from harness.run.plan import BenchRequest
 from tests.conftest import Tiny, make_known
 
 pytestmark = pytest.mark.usefixtures("fakes")
@@ -24,7 +25,7 @@ BROKEN = ("kill", "exit", "fail", "nan", "shape")
 
 def run(request: BenchRequest) -> dict[str, Record]:
     """Records by backend, `fake-` left out."""
-    records = suite.run(suite.plan(request), timeout=request.timeout, report=list[Record]().append)
+    records = plan.run(plan.plan(request), timeout=request.timeout, report=list[Record]().append)
     return {made.case.backend.removeprefix("fake-"): made for made in records}
 
 

@@ -13,12 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import __version__, artifact, datasets, registry
-from harness.artifact import Artifact, Training, Weights
+from harness import __version__, datasets, registry
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, Training, Weights
 from harness.errors import ArtifactError
-from harness.record import Record
-from harness.suites import Outcome, SuiteRequest, find, read, ready, run
-from harness.suites.run import _fitted as fitted
+from harness.records.record import Record
+from harness.run import suite, suite_ready
+from harness.run.suite import _fitted as fitted
+from harness.suites import Outcome, SuiteRequest, find, read
 from harness.types import FitRequest
 from tests.conftest import Tiny, write_category
 
@@ -60,11 +62,13 @@ class Bench:
         return SuiteRequest(suite=read(find(str(file))), **given)
 
     def run(self, text: str = SMALL, **changes: Any) -> Outcome:
-        return run(ready(self.request(text, **changes)), say=self.said.append, report=self.reported.append)
+        return suite(
+            suite_ready(self.request(text, **changes)), say=self.said.append, report=self.reported.append
+        )
 
     def fit(self) -> None:
         """Leave the detectors of an earlier run behind, without measuring them."""
-        plan = ready(self.request())
+        plan = suite_ready(self.request())
         for step in plan.steps:
             fitted(plan, step)
 

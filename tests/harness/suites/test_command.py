@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from harness import cli, record
+from harness import cli
 from harness.errors import DatasetError
+from harness.records import record
 from tests.harness.suites.conftest import SMALL, Bench
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from harness import published, storage, suites
+from harness import storage, suites
+from harness.detector.settings import Fastflow, Padim, Patchcore, SsimAe
 from harness.errors import UsageError
-from harness.settings import Fastflow, Padim, Patchcore, SsimAe
+from harness.suites import published
 
 MVTEC = tuple(published.read().datasets["mvtec_ad"])
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import published, storage
+from harness import storage
 from harness.errors import HarnessError
-from harness.published import COLUMNS, Published, Row
+from harness.suites import published
+from harness.suites.published import COLUMNS, Published, Row
 from tests.conftest import SHARED
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from harness import registry, suites
 from harness.errors import HarnessError, Unavailable, UsageError
-from harness.suites.ready import missing_formats
+from harness.run.suite_ready import missing_formats
 from tests.harness.suites.conftest import SMALL, Bench, pretend
 
 
@@ -148,7 +148,7 @@ def test_another_format_to_export_needs_mindspore(bench: Bench, monkeypatch: pyt
     assert missing_formats(found, ("fake-work", "onnxruntime-cpu")) == []
     assert missing_formats(found, ("fake-work", "mindspore-cpu")) == ["mindir"]
     pretend(monkeypatch, mindspore=False)
-    monkeypatch.setattr("harness.worker.probe", lambda _: None)
+    monkeypatch.setattr("harness.run.worker.probe", lambda _: None)
     (line,) = problems(bench, backends=("mindspore-cpu",))
     assert "fitting and exporting needs MindSpore" in line
 
@@ -191,7 +191,7 @@ def test_other_training_images_are_another_detector(bench: Bench) -> None:
 
 def test_other_weights_are_another_detector(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.fit()
-    monkeypatch.setattr("exporters.weights.load_backbone", lambda *_: {})
+    monkeypatch.setattr("exporters.weights.convert.load_backbone", lambda *_: {})
     file = Path(bench.root / "weights.pth")
     file.write_bytes(b"other")
     assert all("fitted with other weights" in line for line in problems(bench, weights=file))

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from harness import artifact, record, suites, worker
+from harness import suites
+from harness.detector import artifact
 from harness.errors import DatasetError, HarnessError
+from harness.records import record
+from harness.run import worker
+from harness.run.worker import Failure
 from harness.types import FitRequest
-from harness.worker import Failure
 from tests.harness.suites.conftest import SMALL, Bench, pretend
 
 

@@ -8,15 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import published, tables
-from harness.artifact import Weights
+from harness import tables
+from harness.detector.artifact import Weights
+from harness.detector.settings import settings
 from harness.errors import HarnessError
-from harness.published import Counts, Published, Row, Source
-from harness.record import Data, Distribution, Fit, Record
-from harness.settings import settings
+from harness.records.record import Data, Distribution, Fit, Record
+from harness.suites import published
+from harness.suites.published import Counts, Published, Row, Source
 from harness.tables import Comparison, Line
 from harness.tables.counterparts import COUNTERPARTS
-from tests.harness.records import HOST, Results, outputs
+from tests.harness.record_factory import HOST, Results, outputs
 
 SOURCE = Source(
     name="paper",

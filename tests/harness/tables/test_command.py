@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness import cli
-from tests.harness.records import Results, outputs
+from tests.harness.record_factory import Results, outputs
 
 
 @pytest.fixture

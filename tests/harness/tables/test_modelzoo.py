@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from harness import tables
+from harness.detector.training_log import TrainingLog
 from harness.errors import HarnessError
-from harness.record import Device, Distribution, Fit, Record
+from harness.records.record import Device, Distribution, Fit, Record
 from harness.tables import Block, Cell
-from harness.training import TrainingLog
-from tests.harness.records import HOST, Results, outputs
+from tests.harness.record_factory import HOST, Results, outputs
 
 TRAINING = {
     "epochs": 100,

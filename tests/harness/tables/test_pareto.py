@@ -12,11 +12,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import cli, record, tables
+from harness import cli, tables
 from harness.errors import MissingExtra, RecordError, UsageError
-from harness.record import Device
-from harness.tables import front_picture
-from tests.harness.records import HOST, Results, outputs
+from harness.records import record
+from harness.records.record import Device
+from harness.tables import pareto_plot
+from tests.harness.record_factory import HOST, Results, outputs
 from tests.harness.tables.test_pivot import of, timed
 
 
@@ -284,7 +285,7 @@ def test_the_picture_marks_the_front_and_leaves_hollow_what_is_not_compared(resu
     add(results, "beaten", 0.5, 2.0)
     add(results, "best", 0.9, 4.0)
     panel = Figure().subplots()
-    front_picture._draw(panel, fronts(results)[0])
+    pareto_plot._draw(panel, fronts(results)[0])
     *points, line = panel.get_lines()
     assert [(point.get_marker(), point.get_markerfacecolor() == "none") for point in points] == [
         ("o", True),
@@ -316,11 +317,11 @@ def test_the_picture_says_what_the_table_says_and_draws_no_line_between_hosts(
     results.add("untimed", outputs())
     found = fronts(results)
     panel = Figure().subplots()
-    front_picture._draw(panel, found[0])
+    pareto_plot._draw(panel, found[0])
     lines = [line for line in panel.get_lines() if line.get_drawstyle() == "steps-post"]
     assert [np.asarray(line.get_xydata()).tolist() for line in lines] == [[[1, 0.6], [4, 0.9]], [[3, 0.7]]]
 
-    front_picture.write(found, tmp_path / "front.svg")
+    pareto_plot.write(found, tmp_path / "front.svg")
     text = (tmp_path / "front.svg").read_text(encoding="utf-8")
     for note in (
         *(
@@ -336,7 +337,7 @@ def test_the_picture_says_what_the_table_says_and_draws_no_line_between_hosts(
 
 def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"ends in \.png or \.svg"):
-        front_picture.write((), tmp_path / "front.jpg")
+        pareto_plot.write((), tmp_path / "front.jpg")
 
 
 def test_without_matplotlib_it_says_what_to_install(
@@ -345,5 +346,5 @@ def test_without_matplotlib_it_says_what_to_install(
     add(results, "one", 0.6, 1.0)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtra, match=r"--picture needs matplotlib.*\[plots\]"):
-        front_picture.write(fronts(results), tmp_path / "front.png")
+        pareto_plot.write(fronts(results), tmp_path / "front.png")
     assert not list(tmp_path.glob("front*"))

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import cli, record, tables
+from harness import cli, tables
 from harness.errors import RecordError
-from harness.record import Data, Device
+from harness.records import record
+from harness.records.record import Data, Device
 from harness.tables import pivot_text
 from harness.timing import distribution
-from tests.harness.records import HOST, Results, images, outputs
+from tests.harness.record_factory import HOST, Results, images, outputs
 
 
 def timed(milliseconds: float, **changes: Any) -> dict[str, Any]:

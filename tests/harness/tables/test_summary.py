@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from harness import tables
-from harness.record import DEVICE_STAGES, Data, Device, Distribution, Record, Source
-from tests.harness.records import HOST, Results, outputs
+from harness.records.record import DEVICE_STAGES, Data, Device, Distribution, Record, Source
+from tests.harness.record_factory import HOST, Results, outputs
 
 TOTAL = Distribution(mean=9, p50=10.04, p90=12, p95=15, p99=20.26)
 INFER = Distribution(mean=4, p50=4, p90=5, p95=6, p99=7)

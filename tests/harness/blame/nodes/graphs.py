@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from backends.base import DeviceReport
-from exporters.blame import Row, Side, side
 from harness import registry, storage
-from harness.artifact import Artifact, TensorSpec, Variant
+from harness.blame.nodes import Row, Side, side
+from harness.contracts import DeviceReport
+from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.types import AnyArray
 
 WIDTH = 4

@@ -13,9 +13,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from harness import artifact, storage, suite
+from harness import storage
 from harness.blame import cuts
 from harness.cli import main
+from harness.detector import artifact
+from harness.run import plan as plan_module
 from tests.conftest import Tiny
 
 
@@ -125,15 +127,16 @@ def test_cuts_are_prepared_from_the_command_line(
 
 
 def benched(tiny: Tiny, out: Path, variant: str, **case: Any) -> None:
-    plan = suite.plan(tiny.request(out, variants=(variant,), save_outputs=True, **case))
-    assert [made.reason for made in suite.run(plan, timeout=60, report=lambda _: None)] == [None]
+    plan = plan_module.plan(tiny.request(out, variants=(variant,), save_outputs=True, **case))
+    assert [made.reason for made in plan_module.run(plan, timeout=60, report=lambda _: None)] == [None]
 
 
 def test_parity_blames_the_node_of_a_bad_export(
     two_variants: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The variant of the second backend, which is onnxruntime by another name, is the bad one."""
-    from harness import registry, worker
+    from harness import registry
+    from harness.run import worker
 
     out = tmp_path / "results"
     monkeypatch.setitem(registry.BACKENDS, "second", registry.BACKENDS["onnxruntime-cpu"])
@@ -142,18 +145,18 @@ def test_parity_blames_the_node_of_a_bad_export(
 
     def run_as_first(order: worker.Order, **given: Any) -> Path:
         """A worker process does not know the name: let the first do the work, and the record bear the name."""
-        from harness import bench
+        from harness.run import pipeline
 
         job = worker._job(order)
         session = registry.backend("onnxruntime-cpu").open(job.artifact, job.variant, threads=1)
-        made = bench.run(job, session, load_ms=None, advance=given["advance"])
-        from harness import record
+        made = pipeline.run(job, session, load_ms=None, advance=given["advance"])
+        from harness.records import record
 
         return record.path_of(job.out, made)
 
     monkeypatch.setattr(worker, "start", run_as_first)
-    plan = suite.plan(two_variants.request(out, "second", variants=("onnx-bad",), save_outputs=True))
-    suite.run(plan, timeout=60, report=lambda _: None)
+    plan = plan_module.plan(two_variants.request(out, "second", variants=("onnx-bad",), save_outputs=True))
+    plan_module.run(plan, timeout=60, report=lambda _: None)
     monkeypatch.setattr(worker, "start", start)
     arguments = ["parity", "--reference", "onnxruntime-cpu", "--results", str(out), "--blame"]
     arguments += ["--artifact", str(two_variants.artifact), "--data", str(two_variants.data)]

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from exporters.blame import blame, rerun, side
+from harness.blame.nodes import blame, rerun, side
 from harness.errors import ArtifactError, UsageError
 from harness.types import AnyArray
-from tests.exporters.blame.graphs import Bench, chain, rows, save, weights
+from tests.harness.blame.nodes.graphs import Bench, chain, rows, save, weights
 
 TOLERANCE = 1e-4
 

@@ -11,12 +11,15 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from exporters.blame import PrepareRequest, prepare, side
-from harness import artifact, datasets, record, storage, suite
-from harness.artifact import Artifact, OmRequest
+from harness import datasets, storage
 from harness.blame import cuts
+from harness.blame.nodes import PrepareRequest, prepare, side
 from harness.cli import main
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, OmRequest
 from harness.errors import ArtifactError, RecordError, UsageError
+from harness.records import record
+from harness.run import plan
 from tests.conftest import Tiny
 
 BACKEND = "onnxruntime-cpu"
@@ -69,7 +72,7 @@ def prepared(tiny: Tiny, folder: Path, **changes: Any) -> cuts.Index:
 
 def benched(folder: Path, out: Path, backend: str = BACKEND) -> None:
     """What the board does."""
-    request = suite.BenchRequest(
+    request = plan.BenchRequest(
         artifacts=(folder / cuts.CUTS,),
         data=folder / cuts.DATA,
         categories=(),
@@ -77,7 +80,7 @@ def benched(folder: Path, out: Path, backend: str = BACKEND) -> None:
         out=out,
         save_outputs=True,
     )
-    made = suite.run(suite.plan(request), timeout=60, report=lambda _: None)
+    made = plan.run(plan.plan(request), timeout=60, report=lambda _: None)
     assert [item.reason for item in made] == [None] * len(made)
 
 
@@ -250,7 +253,7 @@ def test_altered_outputs_are_refused(copied: Path) -> None:
 
 
 def test_results_without_a_record_of_the_cuts_are_refused(tiny: Tiny, folder: Path, tmp_path: Path) -> None:
-    suite.run(suite.plan(tiny.request(tmp_path / "other")), timeout=60, report=lambda _: None)
+    plan.run(plan.plan(tiny.request(tmp_path / "other")), timeout=60, report=lambda _: None)
     with pytest.raises(UsageError, match="no record is of the cuts"):
         cuts.compare(folder / "cuts", tmp_path / "other")
 

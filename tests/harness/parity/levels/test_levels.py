@@ -11,15 +11,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import parity, record
+from harness import parity
 from harness.cli import main
 from harness.metrics.intervals import Interval, NoInterval
 from harness.parity import PROFILES, Asked, LevelReport, MetricChange, PairReport, compare
-from harness.parity.profiles import precision_of
 from harness.parity.similarity import WINDOW, structural_similarity
-from harness.record import Device, EvidenceArrays, Record
+from harness.parity.tolerances import precision_of
+from harness.records import record
+from harness.records.record import Device, EvidenceArrays, Record
 from harness.types import AnyArray
-from tests.harness.records import Outputs, Results, frames, outputs
+from tests.harness.record_factory import Outputs, Results, frames, outputs
 
 
 def level(pair: PairReport, name: str) -> LevelReport:

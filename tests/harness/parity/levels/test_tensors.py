@@ -10,14 +10,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import outputs, parity, record, storage
-from harness.artifact import TensorSpec, Variant
+from harness import parity, storage
+from harness.detector.artifact import TensorSpec, Variant
 from harness.errors import HarnessError, RecordError, UsageError
 from harness.parity import Asked, LevelReport, PairReport, TensorDifference, compare
-from harness.record import Record, Source, StoredOutputs
+from harness.records import outputs, record
+from harness.records.record import Record, Source, StoredOutputs
 from harness.types import AnyArray
-from tests.harness.records import Results
-from tests.harness.records import outputs as plain
+from tests.harness.record_factory import Results
+from tests.harness.record_factory import outputs as plain
 
 IMAGES = 8
 
