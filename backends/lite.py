@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from backends import cann
 from backends.errors import BackendError, DeviceMismatch
+from harness import machine
 from harness.contracts import DeviceReport
 from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.errors import MissingExtra, Unavailable
@@ -67,8 +67,8 @@ class Lite:
             raise BackendError(f"{path}: MindSpore Lite cannot build it: {error}{self._advice()}") from error
         report = DeviceReport(
             device=f"{'SIMULATED ' if self.simulated else ''}ascend:{DEVICE}",
-            runtime={"mindspore_lite": _version(lite)} | ({} if self.simulated else cann.described()),
-            options={**options, "threads_asked": str(threads), **cann.visible_devices()},
+            runtime={"mindspore_lite": _version(lite)} | ({} if self.simulated else machine.cann_report()),
+            options={**options, "threads_asked": str(threads), **machine.visible_devices()},
             simulated=self.simulated,
         )
         return LiteSession(model, report, variant.outputs)
@@ -81,7 +81,7 @@ class Lite:
         except ImportError as error:
             raise Unavailable(
                 f"MindSpore Lite (the module {self.module}) cannot be imported ({error}): download the wheel for your "
-                f"CANN from https://www.mindspore.cn/lite, `pip install` it, then `{cann.SET_ENV}`; see docs/ascend.md"
+                f"CANN from https://www.mindspore.cn/lite, `pip install` it, then `{machine.CANN_SET_ENV}`; see docs/ascend.md"
             ) from error
         if getattr(lite, "SIMULATED", False) and not self.simulated:
             raise DeviceMismatch(
@@ -102,7 +102,7 @@ class Lite:
         except _VENDOR_ERRORS as error:
             raise Unavailable(
                 f"MindSpore Lite {_version(lite)} has no usable Ascend target ({error}): pip install its wheel for "
-                f"Ascend, then `{cann.SET_ENV}`"
+                f"Ascend, then `{machine.CANN_SET_ENV}`"
             ) from error
         found = (
             [name.lower() for name in context.target],
@@ -130,7 +130,7 @@ class Lite:
         except _VENDOR_ERRORS as error:
             raise Unavailable(
                 f"MindSpore Lite {_version(lite)} has no usable Ascend target ({error}): pip install its wheel for "
-                f"Ascend, then `{cann.SET_ENV}`"
+                f"Ascend, then `{machine.CANN_SET_ENV}`"
             ) from error
         return context, {
             "target": "ascend",

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from backends import cann
 from backends.errors import BackendError, DeviceMismatch
+from harness import machine
 from harness.contracts import DeviceReport
 from harness.detector.artifact import Artifact, Variant
 from harness.errors import DISTRIBUTION, MissingExtra
@@ -72,7 +72,7 @@ class MindSpore:
         ascend = _ascend(mindspore) if self.target == "Ascend" else {}
         report = DeviceReport(
             device=f"ascend:{ascend['device_id']}" if ascend else self.device,
-            runtime={"mindspore": mindspore.__version__} | (cann.described() if ascend else {}),
+            runtime={"mindspore": mindspore.__version__} | (machine.cann_report() if ascend else {}),
             options={
                 "device_target": str(mindspore.get_context("device_target")),
                 "cores": ",".join(map(str, affinity)),
@@ -124,7 +124,7 @@ def _ascend(mindspore: Any) -> dict[str, str]:
     except (RuntimeError, ValueError) as error:
         raise DeviceMismatch(
             f"MindSpore {mindspore.__version__} cannot use its Ascend device {device} as asked ({error}): install "
-            f"MindSpore with CANN on an Ascend 910 host, see npu-smi info, and `{cann.SET_ENV}`"
+            f"MindSpore with CANN on an Ascend 910 host, see npu-smi info, and `{machine.CANN_SET_ENV}`"
         ) from error
     if not 0 <= device < count:
         raise DeviceMismatch(
@@ -143,7 +143,7 @@ def _ascend(mindspore: Any) -> dict[str, str]:
         "precision_mode": _PRECISION,
         "conv_allow_hf32": "False",
         "matmul_allow_hf32": "False",
-        **cann.visible_devices(),
+        **machine.visible_devices(),
     }
 
 

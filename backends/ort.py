@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends import cann as toolkit
 from backends.errors import BackendError, DeviceMismatch
 from backends.ort_session import BoundSession, OnnxRuntimeSession, vendor_errors
+from harness import machine
 from harness.contracts import DeviceReport
 from harness.detector.artifact import Artifact, Variant
 from harness.errors import DISTRIBUTION, MissingExtra, Unavailable
@@ -89,7 +89,7 @@ class OnnxRuntime:
         report = DeviceReport(
             device=self.device,
             runtime={"onnxruntime": onnxruntime.__version__}
-            | (toolkit.described() if self.provider == _CANN else {}),
+            | (machine.cann_report() if self.provider == _CANN else {}),
             options={
                 "providers": ", ".join(session.get_providers()),
                 "intra_op_num_threads": str(threads),
@@ -98,7 +98,7 @@ class OnnxRuntime:
                 **({} if self.lower_precision is None else {"precision": self.lower_precision}),
                 **asked,
                 **{name: os.environ.get(name, "not set") for name in self.environment},
-                **(toolkit.visible_devices() if self.provider == _CANN else {}),
+                **(machine.visible_devices() if self.provider == _CANN else {}),
             },
             nodes=self._nodes(session) if tells else {},
         )
@@ -113,7 +113,7 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError as error:
-            hint = f"is CANN there? {toolkit.SET_ENV}" if self.provider == _CANN else "install it again"
+            hint = f"is CANN there? {machine.CANN_SET_ENV}" if self.provider == _CANN else "install it again"
             raise Unavailable(f"onnxruntime is installed but cannot be imported ({error}): {hint}") from error
         if self.provider not in onnxruntime.get_available_providers():
             raise DeviceMismatch(

@@ -36,8 +36,7 @@ def export(artifact: Artifact, *, head_in_graph: bool = False) -> Variant:
             f"{artifact.path}: AIR can only be written by MindSpore on an Ascend 910 host; AIR is deprecated, "
             f"export ONNX instead (--format onnx), which atc converts to OM ({error})"
         ) from error
-    from exporters.agreement import outputs
-    from exporters.base import subject
+    from exporters.base import outputs, subject
 
     net = subject(artifact, head_in_graph=head_in_graph)
     net.cell.set_train(False)  # MindSpore does it for ONNX alone

@@ -12,8 +12,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from exporters.agreement import agreement, outputs
-from exporters.base import subject
+from exporters.base import agreement, outputs, subject
 from exporters.errors import ExportError
 from exporters.runtime import mindspore as ms
 from harness import storage

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.agreement import agreement
-from exporters.base import Subject, subject
+from exporters.base import Subject, agreement, subject
 from exporters.errors import ExportError
 from exporters.runtime import mindspore as ms
 from harness import __version__, storage

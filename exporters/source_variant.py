@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from harness.detector.artifact import Artifact, Variant
+from harness.detector.artifact import HEAD, Artifact, Variant
 from harness.errors import ArtifactError
-from harness.heads.graph import HEAD
 from harness.onnx_models.adopt import DETECTOR
 
 

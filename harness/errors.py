@@ -13,6 +13,9 @@ HarnessError            something the user can act on; carries the exit code of 
 `backends.errors` and `exporters.errors` hang their own leaves here.
 """
 
+import difflib
+from collections.abc import Iterable
+
 DISTRIBUTION = "anomaly-parity-harness"
 
 
@@ -67,3 +70,11 @@ class MissingExtra(Unavailable):
         super().__init__(
             f"{needed_for} needs {package}, which is not installed: pip install '{DISTRIBUTION}[{extra}]'"
         )
+
+
+def unknown(family: str, name: str, known: Iterable[str]) -> str:
+    """A message for a name nobody knows."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {family} {name!r}{hint} (known: {', '.join(names)})"

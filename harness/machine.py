@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import platform
+import re
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 import harness
+from harness.errors import UsageError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -114,3 +118,66 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+CANN_SET_ENV = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+"""From CANN 8.5 on the folder is `/usr/local/Ascend/cann`."""
+
+
+VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
+"""Which devices a process may see; it counts those from 0."""
+
+
+def cann_home() -> Path | None:
+    """Folder of the toolkit; `None` where no toolkit's `set_env.sh` was sourced."""
+    for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"):
+        if os.environ.get(name):
+            return Path(os.environ[name])
+    return None
+
+
+def cann_version() -> str | None:
+    """Version of the toolkit, `8.0.0`; `None` without a toolkit, or where it has no `version.info`.
+
+    MindSpore reads `compiler/version.info`; that the file lies beside other parts too is an assumption.
+    """
+    root = cann_home()
+    for part in ("compiler", "runtime", ".") if root is not None else ():
+        file = Path(str(root)) / part / "version.info"
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+        for line in lines:
+            if line.startswith("Version="):
+                return line.partition("=")[2].strip()
+    return None
+
+
+def cann_report() -> dict[str, str]:
+    """What a report says of the toolkit, for `DeviceReport.runtime`."""
+    return {"cann": cann_version() or "unknown (no version.info where set_env.sh points)"}
+
+
+def visible_devices() -> dict[str, str]:
+    """What a report says of the devices that were hidden, for `DeviceReport.options`."""
+    return {VISIBLE_DEVICES: os.environ.get(VISIBLE_DEVICES, "all")}
+
+
+_VERSION_FILES = ("version.info", "compiler/version.info", "version.cfg", "compiler/version.cfg")
+
+
+def installed_cann(environment: Mapping[str, str]) -> str:
+    """Version of the toolkit that `environment` points to, from its `version.info`.
+
+    Raises:
+        UsageError: no toolkit, or none that says its version.
+    """
+    for variable in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
+        home = environment.get(variable)
+        for name in _VERSION_FILES if home else ():
+            with contextlib.suppress(OSError):
+                text = Path(str(home), name).read_text("utf-8", errors="replace")
+                found = re.search(r"^\s*version\s*=\s*\W*(\d[\w.]*)", text, re.IGNORECASE | re.MULTILINE)
+                if found is not None:
+                    return found[1]
+    raise UsageError(
+        "the toolkit's version is not known (no version.info below ASCEND_TOOLKIT_HOME): give --cann, 7.0 for example"
+    )

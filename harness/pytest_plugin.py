@@ -199,7 +199,7 @@ def harness_session(request: pytest.FixtureRequest) -> Iterator[Callable[..., Se
 
     Sessions are closed when the test ends. A backend that cannot run here skips the test with its own reason.
     """
-    from harness import registry
+    from harness import errors, registry
     from harness.detector import artifact
 
     opened: list[Session] = []
@@ -211,7 +211,7 @@ def harness_session(request: pytest.FixtureRequest) -> Iterator[Callable[..., Se
             pytest.skip(reason)
         known = {item.id: item for item in found.manifest.variants}
         if variant is not None and variant not in known:
-            raise pytest.UsageError(registry.unknown(f"variant of {folder}", variant, known))
+            raise pytest.UsageError(errors.unknown(f"variant of {folder}", variant, known))
         chosen = found.variant(backend.formats) if variant is None else known[variant]
         session = backend.open(found, chosen, threads=threads)
         opened.append(session)

@@ -6,19 +6,17 @@ A new part is one new file and one line here; another distribution adds a backen
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, UsageError, unknown
 
 if TYPE_CHECKING:
-    from harness.contracts import Backend
-    from harness.heads.base import HeadFactory
+    from harness.contracts import Backend, HeadFactory
 
 BACKENDS = {
     "onnxruntime-cpu": "backends.ort:cpu",
@@ -92,8 +90,8 @@ STAGES = {
     "precision_groups": "exporters.quantize.export:groups",
     "play": "backends.replay:play",
     "blame_side": "harness.blame.nodes.side:side",
-    "blame_rows": "exporters.blame.rows:rows",
-    "blame_chosen": "exporters.blame.rows:chosen",
+    "blame_rows": "harness.blame.nodes.side:rows",
+    "blame_chosen": "harness.blame.nodes.side:chosen",
     "blame_nodes": "harness.blame.nodes.find:blame",
     "blame_request": "harness.blame.nodes.prepare:PrepareRequest",
     "blame_prepare": "harness.blame.nodes.prepare:prepare",
@@ -135,14 +133,6 @@ def resolve(family: str, name: str, table: Mapping[str, str]) -> Any:
 def is_installed(package: str) -> bool:
     """Whether `package` can be imported, without importing it."""
     return importlib.util.find_spec(package) is not None
-
-
-def unknown(family: str, name: str, known: Iterable[str]) -> str:
-    """A message for a name nobody knows."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {family} {name!r}{hint} (known: {', '.join(names)})"
 
 
 def _entry_points() -> dict[str, str]:

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from harness.detector.settings import Settings
 
 Device = Literal["cpu", "ascend", "gpu"]
 MaskResize = Literal["nearest", "bilinear_truncated", "area_truncated", "dilated"]
@@ -61,36 +58,6 @@ class Scores:
     """(N, H, W), one anomaly score per pixel of the preprocessed frame; (N, 0, 0) of a detector that gives none."""
     images: Float32
     """(N,), one anomaly score per image."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitRequest:
-    """All that is asked of a fit; equal requests give equal detectors."""
-
-    detector: str
-    backbone: str
-    """`none` for a detector without one."""
-    weights: Path | None
-    """Backbone weights; `None` for an untrained backbone drawn from `seed`, or for none at all."""
-    dataset: str
-    category: Category
-    out: Path
-    """The artifact folder to make."""
-    settings: Settings
-    seed: int = 0
-    device: Device = "cpu"
-    """What a training runs on."""
-    precision: Literal["fp32", "mixed"] = "fp32"
-    init_from: Path | None = None
-    """A checkpoint or an artifact's `net.safetensors` that the training starts from."""
-    checkpoint_every: int = 10
-    """Epochs between checkpoints."""
-    resume: bool = False
-    """Go on from the checkpoint that an unfinished training left."""
-    force: bool = False
-    """Replace an artifact that was fitted from another request."""
-    digest: str = ""
-    """Of everything that decides the bits; the fit itself finds it, and its checkpoints carry it."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

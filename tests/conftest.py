@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from harness import datasets, registry, storage
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import (
     Artifact,
@@ -32,7 +33,7 @@ from harness.detector.preprocess import Preprocessor, standard_steps
 from harness.detector.settings import Padim
 from harness.heads.padim import OUTPUT
 from harness.run.plan import BenchRequest
-from harness.types import AnyArray, Category, FitRequest, Float32
+from harness.types import AnyArray, Category, Float32
 
 # MindSpore and onnx read these when they are imported, in whichever test comes first.
 for _name, _value in registry.backend("mindspore-cpu").environment.items():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from exporters.ascend import om
 from harness import registry
+from harness.build import OmRequest
 from harness.detector import artifact
-from harness.detector.artifact import OmRequest
 from tests.conftest import Tiny
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,15 +10,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.doctor.steps.steps import Fault, Step, agreement
-
-from backends import cann
 from backends.ascend import codes
 from backends.ascend.adapter import DEVICE, Ascend, family
 from backends.ascend.runtime import Acl, Runtime, runtime
+from harness import build, machine
+from harness.build import OmRequest
 from harness.detector import artifact
-from harness.detector.artifact import Artifact, OmRequest, Variant
-from harness.doctor.steps import smoke_model
+from harness.detector.artifact import Artifact, Variant
+from harness.doctor import smoke_model
+from harness.doctor.steps import Fault, Step, agreement
 from harness.errors import HarnessError
 
 NODES = Path("/dev")
@@ -67,8 +67,8 @@ class _Walk:
         return f"{', '.join(map(str, nodes))}; npu-smi: {tool}"
 
     def toolkit(self) -> str:
-        home, version = cann.home(), cann.version()
-        advice = f"install CANN (8.0 or older for an Ascend 310), then in this shell: {cann.SET_ENV}"
+        home, version = machine.cann_home(), machine.cann_version()
+        advice = f"install CANN (8.0 or older for an Ascend 310), then in this shell: {machine.CANN_SET_ENV}"
         if home is None:
             raise Fault("neither ASCEND_HOME_PATH nor ASCEND_TOOLKIT_HOME is set", advice)
         if version is None:
@@ -85,10 +85,11 @@ class _Walk:
         count = acl.do("rt.get_device_count")
         if count < 1:
             raise Fault(
-                "CANN finds no device", f"look at `npu-smi info`; {cann.VISIBLE} must not hide the card"
+                "CANN finds no device",
+                f"look at `npu-smi info`; {machine.VISIBLE_DEVICES} must not hide the card",
             )
-        visible = cann.visible_devices()[cann.VISIBLE]
-        return f"{count} visible ({cann.VISIBLE}: {visible}); the first is used"
+        visible = machine.visible_devices()[machine.VISIBLE_DEVICES]
+        return f"{count} visible ({machine.VISIBLE_DEVICES}: {visible}); the first is used"
 
     def chip(self) -> str:
         soc = self._soc()
@@ -127,7 +128,7 @@ class _Walk:
         if program is None:
             raise Fault(
                 "atc is not on PATH",
-                f"install the toolkit, not the runtime package alone, then: {cann.SET_ENV}; or compile on another "
+                f"install the toolkit, not the runtime package alone, then: {machine.CANN_SET_ENV}; or compile on another "
                 "host (no card is needed) and bring the artifact here",
             )
         try:
@@ -140,14 +141,16 @@ class _Walk:
                 check=False,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise Fault(f"{program} cannot be started: {error}", f"in this shell: {cann.SET_ENV}") from error
+            raise Fault(
+                f"{program} cannot be started: {error}", f"in this shell: {machine.CANN_SET_ENV}"
+            ) from error
         if done.returncode != 0 or _STARTED not in done.stdout:
             last = (done.stdout + done.stderr).strip().splitlines()[-1:] or ["nothing"]
             raise Fault(
                 f"{program} --help ended with status {done.returncode}: {last[0]}",
-                f"in this shell: {cann.SET_ENV}; atc needs the Python packages its CANN names",
+                f"in this shell: {machine.CANN_SET_ENV}; atc needs the Python packages its CANN names",
             )
-        return f"{program} (of CANN {cann.version()})"
+        return f"{program} (of CANN {machine.cann_version()})"
 
     def model(self) -> str:
         simulated = self.backend.simulated
@@ -186,7 +189,7 @@ def _compiled(found: Artifact, request: OmRequest) -> Variant:
         Fault: `atc` failed; its last lines are in the message, because the folder goes.
     """
     try:
-        return artifact.export(found, "om", om=request)
+        return build.export(found, "om", om=request)
     except HarnessError as error:
         logs = [path.read_text(encoding="utf-8", errors="replace") for path in found.path.glob("*failed.log")]
         said = " | ".join("".join(logs).strip().splitlines()[-5:])

@@ -12,8 +12,9 @@ from onnx import numpy_helper
 
 from benchmarks.bugs.base import Change, Place
 from benchmarks.bugs.site import HEADED, Site
+from harness import build
+from harness.build import OmRequest
 from harness.detector import artifact
-from harness.detector.artifact import OmRequest
 from harness.heads.resampling import resampling_matrix
 from harness.types import AnyArray
 
@@ -143,7 +144,7 @@ def rescale(model: onnx.ModelProto) -> None:
 def compile_om(site: Site, *, batches: tuple[int, ...] = (1,), aipp: bool = False) -> None:
     """`harness export --format om` with the simulated compiler."""
     om = OmRequest(soc="Ascend310", cann="7.0", batches=batches, aipp=aipp, atc="simulated")
-    artifact.export(site.opened(), "om", om=om)
+    build.export(site.opened(), "om", om=om)
 
 
 def _overflow(site: Site) -> None:

@@ -16,7 +16,7 @@ from benchmarks.bugs.files import by_name, by_number
 from benchmarks.bugs.graphs import compile_om, rescale
 from benchmarks.bugs.preprocessors import frame
 from benchmarks.bugs.site import HEADED, Site
-from harness.detector import artifact
+from harness import build
 from harness.detector.preprocess import Preprocessor, standard_steps
 from harness.run import plan as plan_module
 from harness.run import replay
@@ -50,7 +50,7 @@ def _optimised_offline(site: Site) -> None:
 
 
 def _exported_again(site: Site) -> None:
-    artifact.export(site.opened(), "mindir")
+    build.export(site.opened(), "mindir")
     site.bench("mindspore-cpu")
 
 

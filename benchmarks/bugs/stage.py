@@ -12,11 +12,11 @@ from pathlib import Path
 
 from benchmarks.bugs import adapters
 from benchmarks.bugs.site import HEADED, Site
-from harness import datasets
+from harness import build, datasets
+from harness.build import FitRequest
 from harness.datasets.synthetic import make_category
 from harness.detector import artifact
 from harness.detector.settings import Padim, Settings, Stpm
-from harness.types import FitRequest
 
 CATEGORY, OTHER_CATEGORY = "weave", "washer"
 PADIM, STPM = Padim(resize=72, crop=64), Stpm(resize=72, crop=64, epochs=1, batch_size=16)
@@ -100,7 +100,7 @@ class Stage:
             )
             fit(request)
             for format_, headed in _EXPORTS[name]:
-                artifact.export(artifact.read(path), format_, head_in_graph=headed)
+                build.export(artifact.read(path), format_, head_in_graph=headed)
         return path
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import harness
 from exporters.errors import ExportError
 from harness import storage
-from harness.detector.artifact import OmRequest, TensorSpec
+from harness.build import OmRequest
+from harness.detector.artifact import TensorSpec
 from harness.errors import Unavailable, UsageError
 
 SIMULATED = "simulated"
@@ -28,7 +29,6 @@ SIMULATED = "simulated"
 SUCCESS = "ATC run success"
 _LOG = "atc.log"
 _CODE = re.compile(r"\b[EW][0-9A-Z]\d{4}\b")
-_VERSION_FILES = ("version.info", "compiler/version.info", "version.cfg", "compiler/version.cfg")
 _SEE_LOG = "look for the first error in the log"
 _REPORT = "report it with the log: the exporter chose the option"
 _GEARS = "give 2 to 100 different --gears, or --batch N for one size"
@@ -120,25 +120,6 @@ def program(atc: str) -> tuple[str, ...]:
             "--atc simulated tries the way without CANN, for no hardware"
         )
     return (os.path.abspath(found), *words[1:])  # noqa: PTH100 - a link to it stays a link
-
-
-def installed_cann(environment: Mapping[str, str]) -> str:
-    """Version of the toolkit that `environment` points to, from its `version.info`.
-
-    Raises:
-        UsageError: no toolkit, or none that says its version.
-    """
-    for variable in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
-        home = environment.get(variable)
-        for name in _VERSION_FILES if home else ():
-            with contextlib.suppress(OSError):
-                text = Path(str(home), name).read_text("utf-8", errors="replace")
-                found = re.search(r"^\s*version\s*=\s*\W*(\d[\w.]*)", text, re.IGNORECASE | re.MULTILINE)
-                if found is not None:
-                    return found[1]
-    raise UsageError(
-        "the toolkit's version is not known (no version.info below ASCEND_TOOLKIT_HOME): give --cann, 7.0 for example"
-    )
 
 
 def run(

@@ -18,11 +18,11 @@ import msgspec
 
 from exporters.ascend import aipp, atc
 from exporters.source_variant import source
-from harness import storage
-from harness.detector.artifact import SIMULATED_OM, Artifact, OmRequest, Target, TensorSpec, Variant
+from harness import machine, storage
+from harness.build import OmRequest
+from harness.detector.artifact import HEAD, SIMULATED_OM, Artifact, Target, TensorSpec, Variant
 from harness.detector.preprocess import Windows
 from harness.errors import UsageError
-from harness.heads.graph import HEAD
 
 _AIPP_FILE = "aipp.cfg"
 _OUTPUT_DTYPES = {"FP32": "float32", "FP16": "float16"}
@@ -149,7 +149,7 @@ def _plan(artifact: Artifact, request: OmRequest, *, head_in_graph: bool) -> Pla
         raise UsageError(
             f"{artifact.path}: {source_.id} is of batch {source_.gears[0]} alone: leave out --batch and --gears, or export ONNX"
         )
-    cann = request.cann or atc.installed_cann({} if request.atc == atc.SIMULATED else os.environ)
+    cann = request.cann or machine.installed_cann({} if request.atc == atc.SIMULATED else os.environ)
     static = len(request.batches) == 1
     batch = request.batches[0] if static else None
     name, shape = source_.input.name, source_.input.shape

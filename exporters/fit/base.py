@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from exporters.train.loop import TrainingLog
+from harness.build import FitRequest
 from harness.detector.artifact import HeadSpec
 from harness.detector.preprocess import Preprocessor
-from harness.types import AnyArray, FitRequest, Float32, Sample
+from harness.types import AnyArray, Float32, Sample
 
 BATCH = 8
 

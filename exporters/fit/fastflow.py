@@ -15,11 +15,12 @@ from exporters.nets.resnet import arrays_of
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
 from exporters.train.loop import Task, epochs_of, train
+from harness.build import FitRequest
 from harness.detector.artifact import HeadSpec
 from harness.detector.settings import Fastflow
 from harness.errors import UsageError
 from harness.heads.fastflow import OUTPUTS
-from harness.types import AnyArray, FitRequest, Float32
+from harness.types import AnyArray, Float32
 
 
 class FlowLoss(nn.Cell):

@@ -19,8 +19,9 @@ from exporters.fit.base import Images, Learner, Learnt
 from exporters.runtime import mindspore as ms
 from exporters.runtime import use
 from exporters.train import checkpoint
-from exporters.weights.convert import convert as weights_module
+from exporters.weights import convert as weights_module
 from harness import __version__, datasets, machine, registry, storage
+from harness.build import FitRequest
 from harness.detector import artifact, training_log
 from harness.detector.artifact import Artifact, Manifest, Thresholds, Training, Weights
 from harness.detector.preprocess import (
@@ -38,7 +39,7 @@ from harness.detector.preprocess import (
 from harness.detector.settings import Settings, SsimAe, Trained
 from harness.detector.training_log import TrainingLog
 from harness.errors import ArtifactError, DatasetError, UsageError
-from harness.types import Category, FitRequest, Float32, Sample
+from harness.types import Category, Float32, Sample
 
 IMAGE_QUANTILE = 0.95
 HELD_OUT_SHARE = 10

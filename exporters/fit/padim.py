@@ -13,12 +13,13 @@ from exporters.nets.padim import PadimNet
 from exporters.nets.resnet import load
 from exporters.runtime import mindspore as ms
 from harness import machine
+from harness.build import FitRequest
 from harness.detector.artifact import HeadSpec
 from harness.detector.settings import Padim
 from harness.errors import UsageError
 from harness.heads.padim import BLOCK_ROWS, OUTPUT
 from harness.progress import progress
-from harness.types import AnyArray, FitRequest, Float32
+from harness.types import AnyArray, Float32
 
 EPSILON = 0.01
 """Regularisation of the covariance (section III-B)."""

@@ -18,13 +18,14 @@ from exporters.nets.patchcore import PatchcoreNet
 from exporters.nets.resnet import load
 from exporters.runtime import mindspore as ms
 from harness import machine, storage
+from harness.build import FitRequest
 from harness.detector.artifact import HeadSpec
 from harness.detector.settings import Patchcore
 from harness.errors import ArtifactError, UsageError
 from harness.heads.neighbours import BLOCK, Neighbours
 from harness.heads.patchcore import LARGEST, OUTPUT
 from harness.progress import progress
-from harness.types import AnyArray, FitRequest, Float32
+from harness.types import AnyArray, Float32
 
 Run = Callable[[Float32], dict[str, AnyArray]]
 

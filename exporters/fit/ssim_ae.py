@@ -18,12 +18,13 @@ from exporters.nets.ssim_ae import SsimAeNet, initial
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
 from exporters.train.loop import Task, train
+from harness.build import FitRequest
 from harness.detector.artifact import HeadSpec
 from harness.detector.preprocess import Preprocessor, Resize
 from harness.detector.settings import SsimAe
 from harness.errors import UsageError
 from harness.heads.ssim_ae import OUTPUT, SEED_PROTOCOL, SsimAeParameters
-from harness.types import AnyArray, FitRequest, Float32, Sample, UInt8
+from harness.types import AnyArray, Float32, Sample, UInt8
 
 
 class SsimLoss(nn.Cell):

@@ -19,11 +19,12 @@ from exporters.nets.stpm import StpmLoss, StpmNet, initial_student
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
 from exporters.train.loop import Task, epochs_of, train
+from harness.build import FitRequest
 from harness.detector.artifact import HeadSpec
 from harness.detector.settings import Stpm
 from harness.errors import UsageError
 from harness.heads.stpm import STUDENT, TEACHER
-from harness.types import AnyArray, FitRequest, Float32
+from harness.types import AnyArray, Float32
 
 SMALLEST_CROP = 32
 """Below, layer 3 has a single position, and a batch of one image no variance to normalise by."""

@@ -9,7 +9,7 @@ import numpy as np
 from exporters.nets.resnet import Norms, ResNetFeatures, load
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
-from exporters.weights.convert.backbones import expected_parameters
+from exporters.weights.backbones import expected_parameters
 from harness.detector.artifact import Artifact
 from harness.detector.preprocess import Crop
 from harness.heads.graph import MAP, SCORE

@@ -16,9 +16,8 @@ from exporters.quantize.calibration import batches, spread
 from exporters.source_variant import source
 from harness import datasets, storage
 from harness.build import IMAGES, PrecisionRequest
-from harness.detector.artifact import Artifact, Lowered, Variant
+from harness.detector.artifact import HEAD, Artifact, Lowered, Variant
 from harness.errors import DatasetError, MissingExtra
-from harness.heads.graph import HEAD
 from harness.types import AnyArray, Category, Sample
 
 try:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.detector.artifact import Variant
+from harness.detector.artifact import HEAD, Variant
 from harness.errors import ArtifactError, MissingExtra, UsageError
-from harness.heads.graph import HEAD
 
 try:
     import onnx

@@ -17,8 +17,9 @@ import safetensors
 
 from exporters.errors import CheckpointError
 from harness import storage
+from harness.build import FitRequest
 from harness.detector.training_log import Start
-from harness.types import AnyArray, FitRequest
+from harness.types import AnyArray
 
 SCHEMA = 1
 FILE = "checkpoint.safetensors"

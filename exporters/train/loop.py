@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from exporters.errors import CONTINUES, CheckpointError, Interrupted, TrainingError
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
-from exporters.train import checkpoint, initialisation
+from exporters.train import checkpoint, initialisation, launch
 from exporters.train import group as group_module
 from exporters.train.checkpoint import Checkpoint
 from exporters.train.gradient import BatchGradient
 from exporters.train.interruption import stop_asked
+from harness.build import FitRequest
 from harness.detector.settings import Trained
 from harness.detector.training_log import Start, TrainingLog
 from harness.progress import progress
-from harness.types import AnyArray, FitRequest, Float32
+from harness.types import AnyArray, Float32
 
 __all__ = ["Task", "TrainingLog", "epochs_of", "train"]
 
@@ -63,7 +64,7 @@ def train(task: Task, request: FitRequest) -> TrainingLog:
     if workers == 1 or training.group.size > 1:
         training.go_on()
     elif not training.finished:
-        group_module.launch(request, workers)
+        launch.launch(request, workers)
         training.take_over_from_ranks()
     return training.log()
 

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from exporters.errors import WeightsError
-from exporters.weights.convert.backbones import (
+from exporters.weights.backbones import (
     BACKBONES,
     expected_parameters,
     is_training_state,
     is_unused,
     torchvision_names,
 )
-from exporters.weights.convert.mindspore import read_checkpoint
-from exporters.weights.convert.tensor import StoredTensor, stored_tensor
-from exporters.weights.convert.torch import read_legacy, read_zip
+from exporters.weights.mindspore import read_checkpoint
+from exporters.weights.tensor import StoredTensor, stored_tensor
+from exporters.weights.torch import read_legacy, read_zip
 from harness.errors import UsageError
 from harness.storage import replacing
 from harness.types import AnyArray, Float32

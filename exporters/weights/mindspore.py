@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from exporters.weights.convert.tensor import StoredTensor, stored_tensor
+from exporters.weights.tensor import StoredTensor, stored_tensor
 
 _CRC_MARK, _CRC_BYTES = b"crc_num", 10
 _Slice = tuple[tuple[int, ...], str, memoryview]

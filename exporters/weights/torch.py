@@ -12,8 +12,8 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from exporters.weights.convert.safe_pickle import ORDERED_DICT, Call, Name, PersistentId, read_pickle
-from exporters.weights.convert.tensor import StoredTensor, itemsize, stored_tensor
+from exporters.weights.safe_pickle import ORDERED_DICT, Call, Name, PersistentId, read_pickle
+from exporters.weights.tensor import StoredTensor, itemsize, stored_tensor
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001

@@ -15,8 +15,8 @@ import msgspec
 import safetensors
 import safetensors.numpy
 
-from harness import registry, storage
-from harness.blame import tensors
+from harness import errors, storage
+from harness.blame import outputs
 from harness.detector import artifact
 from harness.errors import ArtifactError, RecordError, UsageError
 from harness.parity import Verdict, overall
@@ -189,7 +189,7 @@ def compare(path: Path, results: Path, *, tolerance: float | None = None) -> tup
         UsageError: no record there is of these cuts, or a tolerance that is none.
     """
     if tolerance is not None:
-        tensors.require_tolerance(tolerance)
+        outputs.require_tolerance(tolerance)
     index = read(path)
     known = {cut.detector_sha256 for cut in index.cuts}
     devices: dict[tuple[str, str], dict[str, Record]] = {}
@@ -211,7 +211,7 @@ def _comparison(
     precisions = {item.outputs.variant.precision for item in found.values() if item.outputs is not None}
     allowed = tolerance
     if allowed is None:
-        allowed = max(map(tensors.tolerance_of, precisions), default=tensors.FLOAT32)
+        allowed = max(map(outputs.tolerance_of, precisions), default=outputs.FLOAT32)
     return Comparison(
         backend=any_.case.runner,
         variant=any_.case.variant,
@@ -232,7 +232,7 @@ def _judge(
         stored = Reader(file, item.outputs.sha256)
         given = stored.outputs(0, sum(stored.rows))
         if cut.output in given:
-            apart = tensors.relative_difference(_expected(path, cut), given[cut.output])
+            apart = outputs.relative_difference(_expected(path, cut), given[cut.output])
             passed = apart <= allowed
             return CutReport(
                 tensor=cut.tensor,
@@ -241,7 +241,7 @@ def _judge(
                 difference=apart if apart < float("inf") else None,
                 reason=None if apart < float("inf") else "other shapes, NaN or infinite values",
             )
-        reason = registry.unknown("output", cut.output, given)
+        reason = errors.unknown("output", cut.output, given)
     return CutReport(tensor=cut.tensor, operator=cut.operator, verdict="not measured", reason=reason)
 
 

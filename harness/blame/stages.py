@@ -17,7 +17,7 @@ from harness import storage
 from harness.blame import frames, outputs
 from harness.errors import RecordError
 from harness.parity import read_again
-from harness.parity.levels.maps.inputs import stages_in_common
+from harness.parity.levels.inputs import stages_in_common
 from harness.records import batches, record
 from harness.records.outputs import Reader
 from harness.records.record import Record

@@ -151,6 +151,8 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _bench_suite(options: argparse.Namespace) -> int:
     from harness import suites
+    from harness.run import suite as suite_run
+    from harness.run import suite_ready
 
     for name in ("save_outputs", "inputs"):
         if getattr(options, name):
@@ -166,7 +168,7 @@ def _bench_suite(options: argparse.Namespace) -> int:
         raise UsageError("bench --suite needs --data DIR, the folder that holds the categories")
     suite = suites.read(suites.find(options.suite))
     settings = {name: value for name, value in _settings(options).items() if name in SUITE_SETTINGS}
-    request = suites.SuiteRequest(
+    request = suite_ready.SuiteRequest(
         suite=suite,
         data=options.data,
         weights=options.weights,
@@ -175,11 +177,11 @@ def _bench_suite(options: argparse.Namespace) -> int:
         backends=tuple(dict.fromkeys(options.backend or ())),
         **settings,
     )
-    plan = suites.ready(request)
+    plan = suite_ready.ready(request)
     say, report = (say_on_stderr, say_failure) if options.json else (print, say_case)
     try:
-        outcome = suites.run(plan, say=say, report=report)
-    except suites.Interrupted as stop:
+        outcome = suite_run.run(plan, say=say, report=report)
+    except suite_run.Interrupted as stop:
         print(stop, file=sys.stderr)
         return 130
     return conclude(outcome.records, plan.backends, options, failures=outcome.failures)

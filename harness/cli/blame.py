@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import datasets, registry
-from harness.blame import cuts, stages, tensors
+from harness import datasets, errors, registry
+from harness.blame import cuts, outputs, stages
+from harness.cli.arguments import add_json, path, positive
 from harness.detector import artifact
 from harness.detector.artifact import Artifact, Variant
 from harness.errors import UsageError
@@ -136,8 +138,8 @@ def _nodes(
 ) -> NodeBlame:
     if reference.variant.input_stage != other.variant.input_stage:
         raise UsageError("the two variants take other inputs: one of them normalises in its graph")
-    allowed = tensors.tolerance_of(other.variant.precision) if tolerance is None else tolerance
-    tensors.require_tolerance(allowed)
+    allowed = outputs.tolerance_of(other.variant.precision) if tolerance is None else tolerance
+    outputs.require_tolerance(allowed)
     told: NodeBlame = _stage("nodes")(
         reference, other, _stage("rows")(reference, samples), tolerance=allowed, to=to
     )
@@ -161,7 +163,7 @@ def _variant(found: Artifact, wanted: str | None) -> Variant:
         return found.variant(("onnx",))
     known = {variant.id: variant for variant in found.manifest.variants}
     if wanted not in known:
-        raise UsageError(registry.unknown(f"variant of {found.path}", wanted, known))
+        raise UsageError(errors.unknown(f"variant of {found.path}", wanted, known))
     return known[wanted]
 
 
@@ -173,5 +175,67 @@ def _samples(category: Category, names: Sequence[str] | None, count: int | None)
     known = {sample.name: sample for sample in category.test}
     for name in names:
         if name not in known:
-            raise UsageError(registry.unknown(f"image of {category.root}", name, known))
+            raise UsageError(errors.unknown(f"image of {category.root}", name, known))
     return [known[name] for name in names]
+
+
+def _add_blame(commands: Any) -> None:
+    kinds = commands.add_parser(
+        "blame", help="find the node at which two backends part (docs/blame.md)"
+    ).add_subparsers(required=True, metavar="HOW")
+    nodes = kinds.add_parser("nodes", help="in an ONNX graph, whose every tensor is compared")
+    prepare = kinds.add_parser(
+        "prepare", help="write truncated models, for a graph that cannot be opened (OM)"
+    )
+    compare = kinds.add_parser("compare", help="read what a board made of them")
+    for parser in (nodes, prepare):
+        parser.add_argument("artifact", type=path, metavar="ARTIFACT")
+        parser.add_argument(
+            "--data", type=path, required=True, metavar="DIR", help="folder of the categories"
+        )
+        parser.add_argument("--variant", metavar="ID", help="an ONNX variant (the first in the manifest)")
+        parser.add_argument("--reference", default="onnxruntime-cpu", metavar="BACKEND", help="(%(default)s)")
+    nodes.add_argument("--other", metavar="BACKEND", help="what is suspected (the reference)")
+    nodes.add_argument("--other-variant", metavar="ID", help="the variant suspected (--variant)")
+    nodes.add_argument(
+        "--other-model", type=path, metavar="FILE", help="an ONNX file of the same detector, suspected"
+    )
+    nodes.add_argument("--image", action="append", metavar="NAME", help="test/broken/000.png; repeats (all)")
+    nodes.add_argument(
+        "--images", type=positive, metavar="N", help="so many test images, evenly spread (all)"
+    )
+    nodes.add_argument(
+        "--to", type=path, metavar="DIR", help="write the smallest model that fails, in a new folder"
+    )
+    prepare.add_argument("--to", type=path, required=True, metavar="DIR", help="a new folder")
+    prepare.add_argument(
+        "--cuts", type=positive, default=8, metavar="N", help="besides the outputs (%(default)s)"
+    )
+    prepare.add_argument(
+        "--images", type=positive, default=2, metavar="N", help="test images, evenly spread (%(default)s)"
+    )
+    prepare.add_argument("--between", nargs=2, metavar="TENSOR", help="cut after the first, up to the second")
+    compare.add_argument("folder", type=path, metavar="DIR", help="what `prepare` wrote")
+    compare.add_argument(
+        "--outputs",
+        type=path,
+        required=True,
+        metavar="RESULTS",
+        help="records of bench --save-outputs, or of score",
+    )
+    for parser in (nodes, compare):
+        parser.add_argument(
+            "--tolerance",
+            type=float,
+            metavar="T",
+            help="of a tensor's largest value (fp32: 1e-4, others: 1e-2)",
+        )
+    for name, parser in (("nodes", nodes), ("prepare", prepare), ("compare", compare)):
+        add_json(parser)
+        parser.set_defaults(run=_blame, how=name)
+
+
+def _blame(options: argparse.Namespace) -> int:
+    document, lines, code = {"nodes": nodes, "prepare": prepare, "compare": compare}[options.how](options)
+    print(json.dumps(document, allow_nan=False) if options.json else "\n".join(lines))
+    return int(code)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.cli.arguments import CONTINUES, add_declarations, add_json, gears, path, positive, seconds
-from harness.cli.outcome import say_on_stderr
+import msgspec
+
+from harness import build, datasets, registry
+from harness.build import OmRequest, PrecisionRequest
+from harness.cli.arguments import CONTINUES, add_json, gears, path, positive, seconds
+from harness.cli.onnx import _add_onnx
+from harness.cli.tune import _add_tune
+from harness.detector import artifact
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import UsageError
-
-if TYPE_CHECKING:
-    from harness.records.record import Record
 
 FORMATS = ("onnx", "mindir", "air", "om")
 PRECISION_MODES = (
@@ -84,100 +87,143 @@ def _add_om(om: Any) -> None:
     )
 
 
-def _add_tune(commands: Any) -> None:
-    tune = commands.add_parser(
-        "tune",
-        help="try the settings of float16 and int8, measure each, and print the accuracy-latency front",
-        description="Make every variant in a copy of the artifact, measure each in a worker of its own, and print what it costs "
-        "and gives; a run that was cut short continues (docs/precision.md).",
-    )
-    tune.add_argument("artifact", type=path, metavar="ARTIFACT", help="an artifact with an ONNX variant")
-    tune.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of the categories")
-    tune.add_argument(
-        "--to",
-        type=path,
-        required=True,
-        metavar="FOLDER",
-        help="for the copy with all variants, and records",
-    )
-    tune.add_argument("--backend", action="append", metavar="NAME", help="repeats (onnxruntime-cpu)")
-    tune.add_argument(
-        "--rounds", type=positive, default=2, metavar="N", help="times all are measured (%(default)s)"
-    )
-    tune.add_argument("--images", type=positive, metavar="N", help="good images for calibration (32)")
-    tune.add_argument("--threads", type=positive, metavar="N", help="cores of each worker (all usable)")
-    tune.add_argument("--warmup", type=positive, default=3, metavar="N", help="untimed runs (%(default)s)")
-    tune.add_argument("--timeout", type=seconds, default=600.0, metavar="S", help="kill a silent worker")
-    om = tune.add_argument_group("the precision modes of atc, tried where a chip is named")
-    om.add_argument("--soc", metavar="NAME", help="the chip; name a --backend that runs it")
-    om.add_argument("--cann", metavar="VERSION", help="of the toolkit (as the toolkit says)")
-    om.add_argument("--atc", metavar="COMMAND", help="the compiler (atc); `simulated`: the simulator")
-    add_json(tune)
-    tune.set_defaults(run=_tune, continues=CONTINUES)
-
-
-def _add_onnx(commands: Any) -> None:
-    onnx = commands.add_parser("onnx", help="models that were not exported here").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    describe = onnx.add_parser(
-        "describe", help="what a model takes and gives, and what must be declared for bench --onnx"
-    )
-    describe.add_argument("file", type=path, metavar="FILE")
-    add_declarations(describe, "")
-    describe.add_argument("--out", type=path, metavar="MANIFEST", help="write the description, as JSON")
-    add_json(describe)
-    describe.set_defaults(run=_onnx_describe)
-
-
 def _export(options: argparse.Namespace) -> int:
-    from harness import exporting
 
-    return exporting.export(options)
+    return export(options)
 
 
-def _tune(options: argparse.Namespace) -> int:
-    from harness import build, machine
-    from harness.detector import artifact
-    from harness.run import plan, tuning
-    from harness.tables import tuning as tuning_table
+def export(options: argparse.Namespace) -> int:
+    """Export what `options` ask for, lower a precision, show what `atc` would be told, or report on float16; gives the exit code.
 
-    compiler = {"soc": options.soc, "cann": options.cann, "atc": options.atc}
-    given = {name: value for name, value in compiler.items() if value is not None}
-    if given and options.soc is None:
-        raise UsageError("tune --cann and --atc need --soc, the chip to compile for: --soc Ascend310")
-    request = tuning.TuneRequest(
-        artifact=options.artifact,
-        data=options.data,
-        to=options.to,
-        backends=tuple(dict.fromkeys(options.backend or ("onnxruntime-cpu",))),
-        rounds=options.rounds,
-        images=options.images or build.IMAGES,
-        om=artifact.OmRequest(**given) if given else None,
-        threads=options.threads or machine.usable_cores(),
-        warmup=options.warmup,
-        timeout=options.timeout,
+    Raises:
+        UsageError: options that do not belong together.
+    """
+    if options.fp16_report:
+        return _report_fp16(options)
+    if options.json:
+        raise UsageError("export --json belongs to --fp16-report")
+    if not options.format and not options.precision:
+        raise UsageError("export needs --format (onnx, mindir, air, om), --precision or --fp16-report")
+    om = _om_request(options)
+    lowerings = _precision_requests(options)
+    for found in artifact.find(options.artifact, ()):
+        for name in dict.fromkeys(options.format):
+            if options.dry_run:
+                dry_run = registry.resolve("stage", "om_dry_run", registry.STAGES)
+                print(dry_run(found, om, head_in_graph=options.head_in_graph))
+                continue
+            asked = om if name == "om" else None
+            variant = build.export(found, name, head_in_graph=options.head_in_graph, om=asked)
+            print(f"{found.path / variant.model}: {_checked(variant)}")
+        for request in lowerings:
+            category = datasets.load_category(options.data, found.manifest.category)
+            variant = build.lower(
+                artifact.read(found.path), category, request, head_in_graph=options.head_in_graph
+            )
+            print(f"{found.path / variant.model}: {_lowered(found, variant)}")
+    return 0
+
+
+def _precision_requests(options: argparse.Namespace) -> tuple[PrecisionRequest, ...]:
+    """What is asked of `--precision`; none where it is not given."""
+    int8 = "int8" in options.precision
+    if options.calibration is not None and not int8:
+        raise UsageError("export --calibration belongs to --precision int8: float16 needs none")
+    if not options.precision:
+        if options.data is not None or options.images is not None:
+            raise UsageError("export --data and --images belong to --fp16-report and --precision")
+        if options.keep_float or options.lower_head:
+            raise UsageError("export --keep-float and --lower-head belong to --precision")
+        return ()
+    if options.data is None:
+        what = "int8 is calibrated on" if int8 else "float16 is checked for overflow on"
+        raise UsageError(
+            f"export --precision needs --data DIR, the folder that holds the categories: {what} good images"
+        )
+    if options.dry_run:
+        raise UsageError("export --dry-run shows what --format om would do: leave out --precision")
+    if options.lower_head and not options.head_in_graph:
+        raise UsageError("export --lower-head needs --head-in-graph: other variants hold no head")
+    return tuple(
+        PrecisionRequest(
+            precision=name,
+            calibration=options.calibration or "minmax",
+            keep_float=tuple(dict.fromkeys(options.keep_float)),
+            lower_head=options.lower_head,
+            images=options.images or build.IMAGES,
+        )
+        for name in dict.fromkeys(options.precision)
     )
 
-    def report(record: Record) -> None:
-        outcome = "measured" if record.status == "measured" else f"{record.status}: {record.reason}"
-        if record.status != "measured" or not options.json:
-            say_on_stderr(f"{record.case.runner} {record.case.variant}: {outcome}")
 
-    try:
-        tuned = tuning.tune(request, say=say_on_stderr, report=report)
-    except plan.Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return 130
-    found = tuning_table.rows(tuned)
-    told = tuning_table.lines(found, rounds=options.rounds, records=tuned.records[0])
-    print(json.dumps(tuning_table.document(tuned, found), allow_nan=False) if options.json else "\n".join(told))
-    return 0 if tuning_table.complete(found) else 3
+def _lowered(found: Artifact, variant: Variant) -> str:
+    """What is known of a variant in a lower precision."""
+    assert variant.lowered is not None  # noqa: S101 - what such a variant is
+    lowered = variant.lowered
+    sizes = [(found.path / name).stat().st_size / 1e6 for name in (variant.model, f"{lowered.source}.onnx")]
+    apart = ", ".join(f"{name} {value:.1e}" for name, value in variant.agreement.items())
+    kept = f", {len(lowered.float_nodes)} nodes kept in float32" if lowered.float_nodes else ""
+    how = f"calibrated ({lowered.calibration}) and compared" if lowered.calibration else "compared"
+    return (
+        f"{sizes[0]:.1f} MB of {sizes[1]:.1f}{kept}; {how} on {len(lowered.images)} good images: differs from {lowered.source} by "
+        f"at most, of the largest value: {apart}; bench and parity say what that costs"
+    )
 
 
-def _onnx_describe(options: argparse.Namespace) -> int:
-    from harness.cli import onnx as onnx_module
+def _checked(variant: Variant) -> str:
+    """What is known of an exported file."""
+    if variant.agreement:
+        return f"agrees with the MindSpore cell to {max(variant.agreement.values()):.1e} (batch 1 and 3)"
+    if variant.target is None:
+        return "not run here, so not compared with the MindSpore cell"
+    compiler = "the SIMULATED atc, which no hardware runs," if variant.target.simulated else "atc"
+    return (
+        f"compiled by {compiler} for {variant.target.soc}, CANN {variant.target.cann}; not run here: "
+        "bench and parity say whether it agrees"
+    )
 
-    document, lines = onnx_module.describe(options)
-    print(json.dumps(document, allow_nan=False) if options.json else "\n".join(lines))
+
+def _om_request(options: argparse.Namespace) -> OmRequest | None:
+    """What the options ask of `atc`; `None` where format `om` is not asked for."""
+    batches = options.gears if options.gears is not None else options.batch and (options.batch,)
+    given = {"soc": options.soc, "batches": batches, "timeout_s": options.timeout}
+    given |= {
+        name: getattr(options, name) for name in ("cann", "aipp", "precision_mode", "output_type", "atc")
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if "om" not in options.format:
+        if given or options.dry_run:
+            raise UsageError(
+                "export --soc, --cann, --batch, --gears, --aipp, --precision-mode, --output-type, --atc, --timeout and "
+                "--dry-run belong to --format om"
+            )
+        return None
+    if options.dry_run and set(options.format) != {"om"}:
+        raise UsageError("export --dry-run shows what --format om would do: leave out the other formats")
+    if options.soc is None:
+        raise UsageError("export --format om needs --soc, the chip it is compiled for: --soc Ascend310")
+    return build.OmRequest(**given)
+
+
+def _report_fp16(options: argparse.Namespace) -> int:
+    if options.data is None:
+        raise UsageError("export --fp16-report needs --data DIR, the folder that holds the categories")
+    if options.format or options.precision:
+        raise UsageError("export --fp16-report exports nothing: leave out --format and --precision")
+    _om_request(options)
+    report = registry.resolve("stage", "fp16_report", registry.STAGES)
+    found = artifact.find(options.artifact, ())
+    reports = [
+        report(
+            item,
+            datasets.load_category(options.data, item.manifest.category),
+            images=options.images or 16,
+            head_in_graph=options.head_in_graph,
+        )
+        for item in found
+    ]
+    if options.json:
+        print(json.dumps({"reports": msgspec.to_builtins(reports)}, allow_nan=False))
+    else:
+        print("\n\n".join(item.text() for item in reports))
     return 0

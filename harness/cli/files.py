@@ -96,7 +96,7 @@ def _add_merge(commands: Any) -> None:
 
 
 def _inputs(options: argparse.Namespace) -> int:
-    from harness import datasets, registry, storage
+    from harness import datasets, errors, storage
     from harness.detector import artifact
     from harness.records import batches
 
@@ -109,7 +109,7 @@ def _inputs(options: argparse.Namespace) -> int:
                 raise UsageError(f"{item.path}: name one of its variants with --variant: {', '.join(known)}")
             chosen = options.variant or next(iter(known), "")
             if chosen not in known:
-                raise UsageError(registry.unknown(f"variant of {item.path}", chosen, known))
+                raise UsageError(errors.unknown(f"variant of {item.path}", chosen, known))
             category = datasets.load_category(options.data, item.manifest.category)
             index = batches.write(
                 item,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from harness import datasets, registry
+from harness.cli.arguments import add_declarations, add_json, path
 from harness.errors import UsageError
 from harness.onnx_models import check, declare, description, read_graph, recognise
 from harness.onnx_models.adopt import adopt
@@ -118,3 +120,23 @@ def _lines(graph: Graph, found: Description) -> list[str]:
         how = f" ({printable(found.how[name])})" if name in found.how else ""
         lines += [] if value is None else [f"  {name}: {printable(str(value))}{how}"]
     return lines
+
+
+def _add_onnx(commands: Any) -> None:
+    onnx = commands.add_parser("onnx", help="models that were not exported here").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    describe = onnx.add_parser(
+        "describe", help="what a model takes and gives, and what must be declared for bench --onnx"
+    )
+    describe.add_argument("file", type=path, metavar="FILE")
+    add_declarations(describe, "")
+    describe.add_argument("--out", type=path, metavar="MANIFEST", help="write the description, as JSON")
+    add_json(describe)
+    describe.set_defaults(run=_onnx_describe)
+
+
+def _onnx_describe(options: argparse.Namespace) -> int:
+    document, lines = describe(options)
+    print(json.dumps(document, allow_nan=False) if options.json else "\n".join(lines))
+    return 0

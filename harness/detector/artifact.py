@@ -12,16 +12,15 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import safetensors
 import safetensors.numpy
 
-from harness import registry, storage
+from harness import storage
 from harness.detector.preprocess import Step
 from harness.errors import ArtifactError
-from harness.heads.graph import HEAD
 from harness.types import AnyArray
 
 SCHEMA = 1
@@ -56,25 +55,6 @@ class Target(_Strict, frozen=True, kw_only=True):
     """The compiler's options that decide the numbers: `precision_mode`, `output_type`, …"""
     simulated: bool
     """Compiled by the simulator: no hardware can run it, only the simulated backend does."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OmRequest:
-    """How a variant is to be compiled for an Ascend chip."""
-
-    soc: str
-    """As `Target.soc`."""
-    cann: str | None = None
-    """Version of the toolkit; `None`: as its own files say."""
-    batches: tuple[int, ...] = (1,)
-    """Rows the network takes at once: one static size, or two or more gears, ascending."""
-    aipp: bool = False
-    """The chip scales and normalises; the variant takes uint8 (N, H, W, C)."""
-    precision_mode: str = "force_fp16"
-    output_type: Literal["FP32", "FP16"] = "FP32"
-    atc: str = "atc"
-    """Command of the compiler; `simulated` is the shipped simulator, whose files no hardware runs."""
-    timeout_s: float = 3600.0
 
 
 class Lowered(_Strict, frozen=True, kw_only=True):
@@ -361,21 +341,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def export(
-    artifact: Artifact, format_: str, *, head_in_graph: bool = False, om: OmRequest | None = None
-) -> Variant:
-    """Have the exporter of `format_` write a variant into the artifact, one export at a time, and list it.
-
-    `om` goes with the format of that name alone, which needs it.
-    """
-    with locked(artifact.path):
-        exporter = registry.resolve("format", format_, registry.EXPORTERS)
-        asked = {} if om is None else {"om": om}
-        variant: Variant = exporter(artifact, head_in_graph=head_in_graph, **asked)
-        add_variant(artifact.path, variant)
-    return variant
-
-
 def add_variant(path: Path, variant: Variant) -> None:
     """Add `variant` to the manifest, replacing the one of the same id; call under `locked`."""
     manifest = read(path).manifest
@@ -383,3 +348,7 @@ def add_variant(path: Path, variant: Variant) -> None:
     # float32 first: nobody who takes the first of a format gets a lower precision unasked
     variants = tuple(sorted((*kept, variant), key=lambda item: (item.lowered is not None, item.id)))
     write_manifest(path, msgspec.structs.replace(manifest, variants=variants))
+
+
+HEAD = "head"
+"""What such a variant says it `contains`."""

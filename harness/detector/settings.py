@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from harness import registry
+from harness import errors
 from harness.detector.preprocess import Interpolation, Size
 from harness.errors import UsageError
 
@@ -145,11 +145,11 @@ def settings(detector: str, given: Mapping[str, Any]) -> Settings:
         UsageError: an unknown detector or name, or a value of the wrong type or out of range.
     """
     if detector not in _SETTINGS:
-        raise UsageError(registry.unknown("detector", detector, _SETTINGS))
+        raise UsageError(errors.unknown("detector", detector, _SETTINGS))
     kind = _SETTINGS[detector]
     for name in given:
         if name not in kind.__struct_fields__:
-            raise UsageError(registry.unknown(f"setting of {detector}", name, kind.__struct_fields__))
+            raise UsageError(errors.unknown(f"setting of {detector}", name, kind.__struct_fields__))
     values = {
         name: value.split(",") if name == "layers" and isinstance(value, str) else value
         for name, value in given.items()

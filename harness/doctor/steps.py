@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from harness import registry
-from harness.doctor.steps import smoke_model
+from harness.doctor import smoke_model
 from harness.errors import HarnessError
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from harness import parity, timing
+from harness import parity
 from harness.errors import NotMeasured
 from harness.gates import interleaved, ratios, selection
 from harness.gates.interleaved import Interleaved, Run
@@ -19,6 +19,7 @@ from harness.gates.selection import Shelf
 from harness.metrics import intervals
 from harness.metrics.intervals.pixels import pixel_differences
 from harness.parity import Verdict
+from harness.records import record
 from harness.records.record import Record
 
 ON_EVIDENCE = (
@@ -102,7 +103,7 @@ def _value(place: Shelf, rule: Bound, category: str) -> float:
     if len(samples) != len(found.images):
         raise NotMeasured(f"{title}: {len(samples)} times of {rule.stage} for {len(found.images)} images")
     statistic = rule.statistic if rule.value == "latency_ms" else "mean"
-    return _positive(title, rule.value, getattr(timing.distribution(samples), statistic))
+    return _positive(title, rule.value, getattr(record.distribution(samples), statistic))
 
 
 def _positive(title: str, name: str, value: float | None) -> float:

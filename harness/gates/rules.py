@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
-from harness import registry, storage
+from harness import errors, storage
 from harness.errors import UsageError
 from harness.types import MaskResize
 
@@ -171,7 +171,7 @@ def find(text: str) -> Path:
     if path.suffix == SUFFIX:
         return path
     if text not in names():
-        raise UsageError(f"{registry.unknown('rules', text, names())}; or give the path of a {SUFFIX} file")
+        raise UsageError(f"{errors.unknown('rules', text, names())}; or give the path of a {SUFFIX} file")
     return storage.shipped("gates") / f"{text}{SUFFIX}"
 
 
@@ -201,7 +201,7 @@ def read(path: Path) -> Rules:
 def _require_known(document: Mapping[str, Any]) -> None:
     for key in document:
         if key not in _KNOWN:
-            raise UsageError(registry.unknown("key", key, _KNOWN))
+            raise UsageError(errors.unknown("key", key, _KNOWN))
 
 
 def _cannot_fail(rule: Bound) -> bool:

@@ -9,8 +9,6 @@ from harness.types import AnyArray, Scores
 
 MAP, SCORE = "map", "score"
 """Names of such a graph's outputs: float32 (N, H, W) and (N,)."""
-HEAD = "head"
-"""What such a variant says it `contains`."""
 
 
 class GraphHead:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from harness import registry, storage
+from harness import errors, storage
 from harness.detector.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -136,7 +136,7 @@ def assign(description: Description, name: str, text: str, *, how: str) -> Descr
         ValueError: an unknown name, or a value that it cannot have, with those that it can.
     """
     if name not in _TYPES:
-        raise ValueError(registry.unknown("declaration", name, SETTABLE))
+        raise ValueError(errors.unknown("declaration", name, SETTABLE))
     try:
         value = msgspec.convert(_value(name, text), _TYPES[name])
     except msgspec.ValidationError as error:

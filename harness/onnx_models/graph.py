@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import storage
 from harness.errors import ArtifactError
-from harness.foreign.protobuf import Message, parse
+from harness.onnx_models.protobuf import Message, parse
 from harness.types import AnyArray
 
 # Of TensorProto.DataType; the others are of no use for a picture, a map or a score.

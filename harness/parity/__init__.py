@@ -5,6 +5,7 @@ devices: records and their evidence are enough.
 """
 
 from harness.parity.compare import Asked, compare
+from harness.parity.levels.maps import structural_similarity
 from harness.parity.matching import parity
 from harness.parity.pair import flipped, rank_correlation, read_again
 from harness.parity.report import (
@@ -20,7 +21,6 @@ from harness.parity.report import (
     Verdict,
     overall,
 )
-from harness.parity.similarity import structural_similarity
 from harness.parity.text import lines
 from harness.parity.tolerances import FLOAT32, PROFILES, Profile, Tolerances
 

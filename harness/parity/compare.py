@@ -7,10 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.parity.levels.maps import inputs, maps, tensors
-from harness.parity.levels.maps import metrics as metrics_module
-from harness.parity.pair import Float64, Sides, named
-from harness.parity.report import LevelReport, PairReport, Verdict, overall
+import numpy as np
+
+from harness.parity.levels import decisions, inputs, maps, scores, tensors
+from harness.parity.levels import metrics as metrics_module
+from harness.parity.pair import (
+    Float64,
+    Sides,
+    map_differences,
+    named,
+    number,
+    score_differences,
+)
+from harness.parity.report import LARGEST, Difference, LevelReport, PairReport, Verdict, overall
 from harness.parity.tolerances import FLOAT32, profile_of
 from harness.records import record
 from harness.records.record import Record
@@ -102,8 +111,8 @@ def _judged(pair: PairReport, folder: Path, sides: Sides, margin: float | None) 
         float32=strict,
         tensors=measured.tensors.differences,
         metrics=measured.metrics.changes,
-        flips=maps.flips(sides),
-        largest=maps.largest_differences(sides),
+        flips=decisions.flips(sides),
+        largest=largest_differences(sides),
     )
 
 
@@ -111,9 +120,9 @@ def _levels(sides: Sides, measured: Measured) -> tuple[LevelReport, ...]:
     found = (
         inputs.input_level(sides),
         tensors.tensor_level(measured.tensors, sides),
-        maps.score_level(sides),
+        scores.score_level(sides),
         maps.map_level(sides, measured.similarity),
-        maps.decision_level(sides, maps.flips(sides)),
+        decisions.decision_level(sides, decisions.flips(sides)),
         metrics_module.metric_level(measured.metrics, sides),
     )
     return tuple(level for level in found if level is not None)
@@ -189,3 +198,22 @@ def _same_pixels(reference: Record, other: Record) -> bool:
 def about(item: Record) -> tuple[str, str | None]:
     """Detector and test data of a record, which both sides of a comparison share."""
     return item.detector_sha256, item.data.fingerprint if item.data else None
+
+
+def largest_differences(sides: Sides) -> tuple[Difference, ...]:
+    """The images furthest apart, scores and maps counting alike; what is not finite counts most."""
+    scores = score_differences(sides)
+    apart = map_differences(sides)
+    maps = np.full(len(scores), -np.inf) if apart is None else apart[0]
+    furthest = np.nan_to_num(np.maximum(scores, maps), nan=np.inf)
+    return tuple(
+        Difference(
+            image=sides.names[index],
+            label=sides.records[0].images[index].label,
+            reference_score=number(sides.scores[0][index]),
+            other_score=number(sides.scores[1][index]),
+            score=number(scores[index]),
+            map=number(maps[index]),
+        )
+        for index in np.argsort(-furthest, kind="stable")[:LARGEST]
+    )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import registry
+from harness import errors
 from harness.errors import UsageError
 from harness.parity.compare import NOTHING_ASKED, Asked, about, compare, why_images_differ
 from harness.parity.report import PairReport, ParityReport, Verdict, overall
@@ -69,7 +69,7 @@ def _require_outputs(pairs: Sequence[PairReport], asked: Asked) -> None:
                 f"--tolerance {name}: no outputs were compared: bench both sides with --save-outputs"
             )
         if name not in compared:
-            raise UsageError(registry.unknown("output of the networks", name, compared))
+            raise UsageError(errors.unknown("output of the networks", name, compared))
 
 
 def _side(item: Record, reference: str) -> str:

@@ -9,7 +9,7 @@ from harness import __version__, storage
 from harness.errors import DISTRIBUTION, UsageError
 from harness.parity import pictures
 from harness.parity.html import Block, Heading, Items, Picture, Table, Text, html_page, markdown_page
-from harness.parity.levels.maps.metrics import interval_in_words
+from harness.parity.levels.metrics import interval_in_words
 from harness.parity.pair import read_again, side_names
 from harness.parity.report import COMPARED_METRICS, LevelReport, PairReport, ParityReport, Verdict
 from harness.parity.tolerances import precision_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.parity.levels.maps.metrics import NEGLIGIBLE, interval_in_words
+from harness.parity.levels.metrics import NEGLIGIBLE, interval_in_words
 from harness.parity.report import (
     COMPARED_METRICS,
     LevelReport,

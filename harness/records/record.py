@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -358,3 +359,10 @@ def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:
         )
     bits = np.unpackbits(masks, axis=-1, count=width).astype(np.bool_)
     return EvidenceArrays(maps=maps, masks=bits, frames=frames)
+
+
+def distribution(samples_ms: Sequence[float]) -> Distribution:
+    """Mean and percentiles (linear interpolation between order statistics) of at least one sample in ms."""
+    values = np.asarray(samples_ms, np.float64)
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(values, [50, 90, 95, 99]))
+    return Distribution(mean=float(values.mean()), p50=p50, p90=p90, p95=p95, p99=p99)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness import datasets, registry, storage
+from harness import datasets, errors, registry, storage
 from harness.detector import artifact
 from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.errors import DatasetError, UsageError
@@ -78,7 +78,7 @@ def _job(request: ScoreRequest, found: Artifact) -> Job:
     folder = batches.read(batches.below(request.inputs, manifest.category))
     known = {variant.id: variant for variant in manifest.variants}
     if folder.index.variant not in known:
-        raise UsageError(registry.unknown(f"variant of {found.path}", folder.index.variant, known))
+        raise UsageError(errors.unknown(f"variant of {found.path}", folder.index.variant, known))
     variant = known[folder.index.variant]
     batches.require_for(folder, found, variant, fingerprint)
     written = request.outputs if folder.path == request.inputs else request.outputs / manifest.category

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from harness import datasets
+from harness.detector.artifact import Variant
 from harness.detector.preprocess import Preprocessor
-from harness.errors import DatasetError
+from harness.errors import ArtifactError, DatasetError
 from harness.records import batches, outputs
 from harness.records.record import ImageResult
-from harness.types import AnyArray, Sample, UInt8
+from harness.types import AnyArray, Bool, Case, Category, Sample, UInt8
+
+if TYPE_CHECKING:
+    from harness.contracts import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,3 +158,84 @@ class FromRecord:
             )
             for number in range(start, stop)
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroundTruth:
+    """Ground truth of all test images, read before the first of them is scored: a bad mask costs no hours."""
+
+    masks: Bool
+    """(N, H, W) in the frame of the maps."""
+    sizes: dict[str, tuple[int, int]]
+    """Image name → height and width of its mask as stored."""
+    cut: int
+    """Masks that lose defective pixels to the crop."""
+
+    def require_fit(self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> None:
+        """Raise `DatasetError` unless each mask is as large as its image."""
+        for sample, size in zip(samples, sizes, strict=True):
+            datasets.require_same_size(sample, self.sizes.get(sample.name, size), size)
+
+
+def read_ground_truth(
+    category: Category, case: Case, preprocessor: Preprocessor, *, map_size: tuple[int, int]
+) -> GroundTruth:
+    """Read every mask and bring it into the frame of the map.
+
+    Raises:
+        DatasetError: a mask that cannot be read.
+    """
+    masks = np.zeros((len(category.test), *map_size), np.bool_)
+    sizes: dict[str, tuple[int, int]] = {}
+    cut = 0
+    for framed, sample in zip(masks, category.test, strict=True):
+        if sample.mask_path is not None:
+            mask = datasets.read_mask(sample.mask_path, threshold=case.mask_threshold)
+            framed[:], loses = preprocessor.mask(mask, case.mask_resize)
+            sizes[sample.name] = (mask.shape[0], mask.shape[1])
+            cut += loses
+    return GroundTruth(masks=masks, sizes=sizes, cut=cut)
+
+
+def in_its_batches(session: Session, variant: Variant) -> Session:
+    """`session` itself, or for an ONNX variant of a fixed batch one that keeps to it; OM has gears of its own."""
+    rows = variant.input.shape[0]
+    return session if rows is None or variant.format != "onnx" else FixedBatch(session, rows)
+
+
+class FixedBatch:
+    """A session that runs `rows` rows at a time; the last row is repeated to fill a batch, and its copies dropped."""
+
+    def __init__(self, session: Session, rows: int) -> None:
+        told = {"batches": f"{rows} (a rest is filled up with its last row)"}
+        self.report = replace(session.report, options=session.report.options | told)
+        self.device_ms: Mapping[str, float] = {}
+        self._session = session
+        self._rows = rows
+
+    def run(self, batch: AnyArray) -> dict[str, AnyArray]:
+        """Outputs of all rows; times of the device are those of all runs together.
+
+        Raises:
+            ArtifactError: an output has not one row for each of the batch.
+        """
+        parts: dict[str, list[AnyArray]] = {}
+        times: dict[str, float] = {}
+        for start in range(0, len(batch), self._rows):
+            rows = batch[start : start + self._rows]
+            filled = np.concatenate([rows, np.repeat(rows[-1:], self._rows - len(rows), axis=0)])
+            for name, given in self._session.run(filled).items():
+                array = np.atleast_1d(given)  # one number is the score of one image
+                if len(array) != self._rows:
+                    raise ArtifactError(
+                        f"{name!r} has shape {given.shape}: not one row for each of the {self._rows} images of its batch"
+                    )
+                parts.setdefault(name, []).append(array[: len(rows)])
+            for stage, taken in self._session.device_ms.items():
+                times[stage] = times.get(stage, 0.0) + taken
+        self.device_ms = times
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def close(self) -> None:
+        """Release the device."""
+        self._session.close()

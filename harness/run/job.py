@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import functools
 import glob
 import importlib.metadata
@@ -13,12 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from harness import __version__, machine, storage
-from harness.detector.artifact import Artifact, Variant
+from harness import __version__, machine, metrics, storage
+from harness.detector.artifact import HEAD, Artifact, HeadSpec, Manifest, Variant
 from harness.errors import ArtifactError, RecordError
-from harness.heads.graph import HEAD
 from harness.records import record
-from harness.records.record import Device, Record, Source
+from harness.records.record import (
+    Device,
+    Fit,
+    Record,
+    Source,
+)
 from harness.types import Case, Category
 
 GRAPH = "graph"
@@ -131,3 +136,52 @@ def _is_outdated(found: Record) -> bool:
 def _distributions() -> Mapping[str, list[str]]:
     """Module → the installed distributions it comes from; finding them takes 0.1 s."""
     return importlib.metadata.packages_distributions()
+
+
+def blank(job: Job, started: str) -> Record:
+    """A record of `job` that holds no measurement yet."""
+    manifest = job.artifact.manifest
+    return Record(
+        schema=record.SCHEMA,
+        status="failed",
+        reason=None,
+        case=job.case,
+        inputs_sha256=job.inputs_sha256,
+        detector_sha256=manifest.detector_sha256,
+        model_sha256=job.variant.files[job.variant.model],
+        input_stage=job.variant.input_stage,
+        artifact_sha256=job.artifact.sha256,
+        weights=manifest.weights,
+        thresholds=manifest.thresholds,
+        pixel_decisions=_pixel_decisions(manifest.head),
+        fit=_fit(manifest),
+        training=manifest.fit_report.get("training"),
+        source=job.source,
+        host=machine.describe(),
+        started=started,
+        finished=started,
+    )
+
+
+def _pixel_decisions(head: HeadSpec) -> metrics.PixelDecisions | None:
+    """How the head's parameters want decisions measured, if at all."""
+    rules = head.parameters.get("pixel_decisions")
+    return None if rules is None else msgspec.convert(rules, metrics.PixelDecisions)
+
+
+def _fit(manifest: Manifest) -> Fit:
+    report = manifest.fit_report
+    return Fit(
+        dataset=manifest.training.dataset,
+        images=manifest.training.images,
+        seconds=report.get("seconds"),
+        finished=report.get("finished"),
+        host=msgspec.convert(report["host"], machine.Host) if "host" in report else None,
+        settings=manifest.settings,
+        software=manifest.software,
+    )
+
+
+def now() -> str:
+    """The time as records write it: UTC, ISO 8601, to the microsecond."""
+    return dt.datetime.now(dt.timezone.utc).isoformat()

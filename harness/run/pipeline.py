@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,20 +15,26 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from harness import datasets, machine, metrics, registry, storage, timing, truth
-from harness.detector.artifact import HeadSpec, Manifest
+from harness import datasets, machine, metrics, registry, storage
 from harness.detector.preprocess import Preprocessor
 from harness.errors import DatasetError, HarnessError, RecordError
 from harness.records import batches, outputs, record
 from harness.records.outputs import Reader
-from harness.records.record import Data, Device, EvidenceArrays, Fit, ImageResult, Record, StoredOutputs
+from harness.records.record import (
+    DEVICE_STAGES,
+    Data,
+    Device,
+    EvidenceArrays,
+    ImageResult,
+    Record,
+    StoredOutputs,
+)
 from harness.run import inputs, replay
-from harness.run.job import GRAPH, Job
+from harness.run.job import GRAPH, Job, blank, now
 from harness.types import AnyArray, Float32, Sample, UInt8
 
 if TYPE_CHECKING:
-    from harness.contracts import Session
-    from harness.heads.base import Head
+    from harness.contracts import Head, Session
 
 Advance = Callable[[int], None]
 
@@ -96,7 +101,7 @@ def run(
         measured = metrics.merge(measured, decided)
     arrays = EvidenceArrays(maps=maps, masks=ground.masks, frames=np.stack(collected.frames))
     infer = collected.infer if stored is None else ()
-    samples_ms = timing.stages(
+    samples_ms = latency_stages(
         collected.decode, collected.preprocess, infer, collected.head, collected.device
     )
     done = msgspec.structs.replace(
@@ -123,7 +128,7 @@ def run(
         metrics=measured.values,
         f1_max_thresholds=measured.thresholds,
         undefined=measured.undefined,
-        latency_ms={stage: timing.distribution(values) for stage, values in samples_ms.items()},
+        latency_ms={stage: record.distribution(values) for stage, values in samples_ms.items()},
         latency_samples_ms=dict(samples_ms),
         images_per_second=1e3 * len(samples) / sum(samples_ms["total"]) if "total" in samples_ms else None,
         load_ms=load_ms,
@@ -155,7 +160,7 @@ def play(job: Job, *, advance: Advance) -> Record:
     return run(job, session, load_ms=None, advance=advance, stored=stored)
 
 
-def _sources(job: Job, stored: Reader | None) -> tuple[inputs.Feed, truth.Truth]:
+def _sources(job: Job, stored: Reader | None) -> tuple[inputs.Feed, inputs.GroundTruth]:
     """What feeds the network, and the ground truth: of the data set, or both of the record that is replayed."""
     if job.replayed is not None:
         assert stored is not None  # noqa: S101 - a replay plays outputs
@@ -163,7 +168,7 @@ def _sources(job: Job, stored: Reader | None) -> tuple[inputs.Feed, truth.Truth]
     manifest = job.artifact.manifest
     preprocessor = Preprocessor(manifest.preprocessing, until=job.variant.input_stage)
     height, width = manifest.head.parameters["map_size"]
-    found = truth.read(job.category, job.case, preprocessor, map_size=(height, width))
+    found = inputs.read_ground_truth(job.category, job.case, preprocessor, map_size=(height, width))
     if job.inputs is None:
         return inputs.FromImages(job.category.test, preprocessor), found
     folder = batches.read(job.inputs)
@@ -196,55 +201,6 @@ def _kept(job: Job) -> StoredOutputs | None:
     if not job.save_outputs and job.outputs != job.out / name:
         return None
     return StoredOutputs(file=name, sha256=storage.sha256_of_file(job.out / name), variant=job.variant)
-
-
-def blank(job: Job, started: str) -> Record:
-    """A record of `job` that holds no measurement yet."""
-    manifest = job.artifact.manifest
-    return Record(
-        schema=record.SCHEMA,
-        status="failed",
-        reason=None,
-        case=job.case,
-        inputs_sha256=job.inputs_sha256,
-        detector_sha256=manifest.detector_sha256,
-        model_sha256=job.variant.files[job.variant.model],
-        input_stage=job.variant.input_stage,
-        artifact_sha256=job.artifact.sha256,
-        weights=manifest.weights,
-        thresholds=manifest.thresholds,
-        pixel_decisions=_pixel_decisions(manifest.head),
-        fit=_fit(manifest),
-        training=manifest.fit_report.get("training"),
-        source=job.source,
-        host=machine.describe(),
-        started=started,
-        finished=started,
-    )
-
-
-def _pixel_decisions(head: HeadSpec) -> metrics.PixelDecisions | None:
-    """How the head's parameters want decisions measured, if at all."""
-    rules = head.parameters.get("pixel_decisions")
-    return None if rules is None else msgspec.convert(rules, metrics.PixelDecisions)
-
-
-def _fit(manifest: Manifest) -> Fit:
-    report = manifest.fit_report
-    return Fit(
-        dataset=manifest.training.dataset,
-        images=manifest.training.images,
-        seconds=report.get("seconds"),
-        finished=report.get("finished"),
-        host=msgspec.convert(report["host"], machine.Host) if "host" in report else None,
-        settings=manifest.settings,
-        software=manifest.software,
-    )
-
-
-def now() -> str:
-    """The time as records write it: UTC, ISO 8601, to the microsecond."""
-    return dt.datetime.now(dt.timezone.utc).isoformat()
 
 
 def _warm_up(job: Job, session: Session, feed: inputs.Feed, head: Head) -> float:
@@ -299,3 +255,25 @@ def _require_finite(maps: Float32, samples: Sequence[Sample]) -> None:
             raise HarnessError(
                 f"{sample.path}: its anomaly map holds NaN or infinite values: the model overflowed"
             )
+
+
+def latency_stages(
+    decode: Sequence[float],
+    preprocess: Sequence[float],
+    infer: Sequence[float],
+    head: Sequence[float],
+    device: Sequence[Mapping[str, float]] = (),
+) -> Mapping[str, list[float]]:
+    """Stages of `harness.records.record.STAGES` and `DEVICE_STAGES` from those that were measured, in ms per image.
+
+    An empty sequence was not measured; a sum without one of its parts is left out, and so is a stage of `device` that
+    is not given for every image.
+    """
+    measured = {"decode": decode, "preprocess": preprocess, "infer": infer, "head": head}
+    found = {name: list(values) for name, values in measured.items() if values}
+    if infer:
+        found["infer_head"] = [a + b for a, b in zip(infer, head, strict=True)]
+    if infer and decode:
+        found["total"] = [a + b + c for a, b, c in zip(decode, preprocess, found["infer_head"], strict=True)]
+    given = [name for name in DEVICE_STAGES if device and all(name in item for item in device)]
+    return found | {name: [item[name] for item in device] for name in given}

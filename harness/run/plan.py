@@ -8,14 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from harness import datasets, machine, registry, storage
+from harness import datasets, errors, machine, registry, storage
 from harness.detector import artifact
 from harness.errors import DatasetError, UsageError
 from harness.progress import progress
 from harness.records import batches, record
 from harness.records.record import Record, Source
-from harness.run import pipeline, worker
-from harness.run.job import Job
+from harness.run import job as job_module
+from harness.run import worker
+from harness.run.job import Job, blank
 from harness.types import Case, MaskResize
 
 
@@ -185,7 +186,7 @@ def _require_distinct(jobs: Sequence[Job]) -> None:
 
 def _require_clock(jobs: Sequence[Job]) -> None:
     """Raise `UsageError` where a record made now would count as older than what came before it."""
-    now = pipeline.now()
+    now = job_module.now()
     for job in jobs:
         before = {
             f"{job.artifact.path} was fitted": str(job.artifact.manifest.fit_report.get("finished", ""))
@@ -242,16 +243,16 @@ def _measure(job: Job, timeout: float) -> Record:
         replayed=_resolved(job.replayed),
         source=msgspec.to_builtins(job.source),
     )
-    started = pipeline.now()
+    started = job_module.now()
     try:
         with progress(f"{case.runner} {case.category}", len(job.category.test)) as advance:
             return record.read(worker.start(order, advance=advance, timeout=timeout))
     except worker.Failure as failure:
         made = msgspec.structs.replace(
-            pipeline.blank(job, started),
+            blank(job, started),
             status="skipped" if failure.skipped else "failed",
             reason=str(failure),
-            finished=pipeline.now(),
+            finished=job_module.now(),
         )
         record.write(job.out, made)
         return made
@@ -264,7 +265,7 @@ def _resolved(path: Path | None) -> str | None:
 def _variant(found: artifact.Artifact, wanted: str, formats: Sequence[str]) -> artifact.Variant:
     known = {variant.id: variant for variant in found.manifest.variants}
     if wanted not in known:
-        raise UsageError(registry.unknown(f"variant of {found.path}", wanted, known))
+        raise UsageError(errors.unknown(f"variant of {found.path}", wanted, known))
     if known[wanted].format not in formats:
         raise UsageError(
             f"--variant {wanted} is {known[wanted].format}; this backend opens {', '.join(formats)}"

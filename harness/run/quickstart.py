@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import datasets, registry
+from harness import build, datasets, registry
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.settings import Padim
 from harness.errors import ArtifactError, Unavailable
 from harness.run import worker
-from harness.types import FitRequest
 
 DETECTOR = "padim"
 BACKBONE = "resnet18"
@@ -110,5 +110,5 @@ def _export_missing(found: artifact.Artifact) -> list[str]:
     have = {variant.format for variant in found.manifest.variants}
     missing = [name for name in FORMATS if name not in have]
     for name in missing:
-        artifact.export(found, name)
+        build.export(found, name)
     return [name.upper() for name in missing]

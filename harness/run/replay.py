@@ -17,7 +17,6 @@ from harness.records.outputs import Reader
 from harness.records.record import Record, Source
 from harness.run import inputs
 from harness.run.job import Job
-from harness.truth import Truth
 from harness.types import Category, Sample
 
 BACKEND = "replay"
@@ -117,7 +116,7 @@ def category_of(replayed: Record) -> Category:
     return Category(name=replayed.case.category, root=Path(), train=(), test=samples)
 
 
-def sources(path: Path, stored: Reader) -> tuple[inputs.FromRecord, Truth]:
+def sources(path: Path, stored: Reader) -> tuple[inputs.FromRecord, inputs.GroundTruth]:
     """Frames, digests and ground truth of the record at `path`, checked against its digests.
 
     Raises:
@@ -127,5 +126,5 @@ def sources(path: Path, stored: Reader) -> tuple[inputs.FromRecord, Truth]:
     arrays = record.read_evidence(path.parent, replayed)
     if arrays is None or replayed.data is None:
         raise RecordError(f"{path}: its evidence is missing; copy `evidence` along with the records")
-    truth = Truth(masks=arrays.masks, sizes={}, cut=replayed.data.masks_cut)
-    return inputs.FromRecord(replayed.images, arrays.frames, stored), truth
+    ground_truth = inputs.GroundTruth(masks=arrays.masks, sizes={}, cut=replayed.data.masks_cut)
+    return inputs.FromRecord(replayed.images, arrays.frames, stored), ground_truth

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import registry
-from harness.detector import artifact
+from harness import build, registry
+from harness.build import FitRequest
 from harness.detector.artifact import Artifact
 from harness.errors import HarnessError
 from harness.records.record import Record
 from harness.run import plan as plan_module
 from harness.run.plan import BenchRequest
 from harness.run.suite_ready import UNTRAINED, Ready, Step, missing_formats
-from harness.types import FitRequest
 
 Say = Callable[[str], None]
 
@@ -73,7 +72,7 @@ def _case(plan: Ready, step: Step, say: Say, report: Callable[[Record], None]) -
     took = f"fitted in {found.manifest.fit_report.get('seconds')} s" if fresh else "fitted before"
     formats = missing_formats(found, plan.backends)
     for format_ in formats:
-        artifact.export(found, format_)
+        build.export(found, format_)
     measure = plan_module.plan(
         BenchRequest(
             artifacts=(step.path,),

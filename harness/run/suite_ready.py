@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
-from harness import __version__, datasets, registry, storage
+from harness import __version__, datasets, errors, registry, storage
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.detector.settings import Settings
@@ -142,7 +142,7 @@ def _categories(request: SuiteRequest, problems: _Problems) -> list[Category]:
     wanted = _wanted(request)
     strange = [name for name in wanted if name not in request.suite.categories]
     for name in strange:
-        unknown = registry.unknown(
+        unknown = errors.unknown(
             f"category of the suite {request.suite.name}", name, request.suite.categories
         )
         problems.found.append(UsageError(unknown))

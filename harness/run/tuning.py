@@ -18,11 +18,12 @@ from typing import Any
 import msgspec
 
 from harness import __version__, build, datasets, registry, storage
-from harness.build import PrecisionRequest
+from harness.build import OmRequest, PrecisionRequest
 from harness.detector import artifact
-from harness.detector.artifact import Artifact, OmRequest, Variant
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailable, UsageError
 from harness.records.record import Record
+from harness.records.tuning import Trial, Tuned
 from harness.run import plan as plan_module
 from harness.types import Category
 
@@ -57,32 +58,6 @@ class TuneRequest:
     threads: int = 1
     warmup: int = 3
     timeout: float = 600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One setting, and what became of it."""
-
-    variant: str
-    """Its id; what it would have been where it was refused."""
-    settings: str
-    """In words."""
-    refused: str | None = None
-    """Why there is no such variant."""
-    same_as: str | None = None
-    """Id of an earlier trial's variant whose files are the same, byte for byte: this one is not measured."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuned:
-    """All trials and their records."""
-
-    trials: tuple[Trial, ...]
-    """The unchanged float32 variant first."""
-    rounds: tuple[tuple[Record, ...], ...]
-    """Records of each round."""
-    records: tuple[Path, ...]
-    """Where those of each round lie."""
 
 
 def tune(request: TuneRequest, *, say: Say, report: Callable[[Record], None]) -> Tuned:
@@ -193,7 +168,7 @@ def _make(
     if request.om is not None:  # first: where there is no `atc`, nothing else is made
         for mode in OM_MODES:
             om = replace(request.om, precision_mode=mode)
-            compiled.append(_trial(copy, f"atc {mode}", om, partial(artifact.export, copy, "om", om=om)))
+            compiled.append(_trial(copy, f"atc {mode}", om, partial(build.export, copy, "om", om=om)))
             say(_told(compiled[-1]))
     for settings, asked in lowerings(groups, request.images).items():
         trials.append(_trial(copy, settings, asked, partial(build.lower, copy, category, asked)))

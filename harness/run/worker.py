@@ -27,7 +27,7 @@ from harness import machine, registry
 from harness.errors import HarnessError, Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from harness.doctor.steps.steps import Check
+    from harness.doctor.steps import Check
     from harness.run.job import Job
 
 LOG_LINES_SHOWN = 5
@@ -105,7 +105,7 @@ def examine(backend: str) -> Iterator[Check]:
 
     A last, failed one says so where that process died.
     """
-    from harness.doctor.steps.steps import Check
+    from harness.doctor.steps import Check
 
     with tempfile.TemporaryFile() as log:
         with _spawn(["--examine", backend], registry.backend(backend).environment, log) as process:
@@ -218,7 +218,7 @@ def main(arguments: list[str]) -> int:
         _say(events, unavailable=registry.backend(arguments[1]).unavailable())
         return 0
     if arguments[:1] == ["--examine"]:
-        from harness.doctor.steps import steps
+        from harness.doctor import steps
 
         for check in steps.examine(arguments[1]):
             _say(events, **msgspec.to_builtins(check))
@@ -239,9 +239,9 @@ def _measure(order: Order, events: IO[str]) -> Path:
         raise UsageError(f"--threads {threads}: {error}") from error
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
-    from harness.foreign.fixed import in_its_batches
     from harness.records import record
     from harness.run import pipeline
+    from harness.run.inputs import in_its_batches
 
     job = _job(order)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from harness import registry, storage
+from harness import errors, storage
 from harness.detector.settings import Settings
 from harness.detector.settings import settings as settings_of
 from harness.errors import HarnessError, UsageError
@@ -66,9 +66,7 @@ def find(text: str) -> Path:
     path = storage.local_path(text)
     if path.suffix != SUFFIX:
         if text not in names():
-            raise UsageError(
-                f"{registry.unknown('suite', text, names())}; or give the path of a {SUFFIX} file"
-            )
+            raise UsageError(f"{errors.unknown('suite', text, names())}; or give the path of a {SUFFIX} file")
         return storage.shipped("suites") / f"{text}{SUFFIX}"
     if path.stem in names() and path.resolve() != (storage.shipped("suites") / path.name).resolve():
         raise UsageError(
@@ -120,4 +118,4 @@ def _require_known(kind: str, table: Mapping[str, Any], known: Iterable[str], pl
     for name in table:
         if name not in names_known:
             where = f"{place}.{name}: " if place else ""
-            raise UsageError(where + registry.unknown(kind, name, names_known))
+            raise UsageError(where + errors.unknown(kind, name, names_known))

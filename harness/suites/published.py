@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from harness import registry, storage, suites
+from harness import errors, storage, suites
 from harness.detector.settings import settings as settings_of
 from harness.errors import HarnessError
 
@@ -186,7 +186,7 @@ def _check(published: Published, file: Path) -> None:
         if not rows:
             raise HarnessError(f"{file}: {source.name!r} has no rows")
         if source.suite is not None and source.suite not in suites.names():
-            unknown = registry.unknown("suite", source.suite, suites.names())
+            unknown = errors.unknown("suite", source.suite, suites.names())
             raise HarnessError(f"{file}: {source.name!r}: {unknown}")
         for name in {*source.settings, *(name for table in source.category.values() for name in table)}:
             for model in {row.model for row in rows}:

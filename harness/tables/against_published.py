@@ -11,7 +11,8 @@ from harness.suites import published
 from harness.suites.published import ALL, MEAN, Counts, Published, Row, Source
 from harness.tables.counterparts import COUNTERPARTS
 from harness.tables.differences import differences, same_images
-from harness.tables.summary import Table, groups, hidden, mean, newest, place_of, table, unusual
+from harness.tables.grouping import groups, hidden, mean, newest, place_of
+from harness.tables.summary import Table, table, unusual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from harness.records.record import Record
-from harness.tables.summary import newest
+from harness.types import Case
 
 Group = tuple[Record, ...]
 """Records that differ in the category alone."""
@@ -68,3 +71,53 @@ def _identity(item: Record) -> dict[Key, Value]:
             f"detector {item.detector_sha256[:12]} of {category} ({detector})",
         ),
     }
+
+
+def mean(name: str, values: Sequence[float]) -> float:
+    """Over categories: arithmetic, and of images per second harmonic, which is that of a mean time per image."""
+    return statistics.harmonic_mean(values) if name == "images_per_second" else sum(values) / len(values)
+
+
+def groups(records: Iterable[Record]) -> tuple[tuple[Record, ...], ...]:
+    """Records that differ in the category alone."""
+    found: dict[Case, list[Record]] = {}
+    for item in records:
+        found.setdefault(msgspec.structs.replace(item.case, category=""), []).append(item)
+    return tuple(tuple(group) for group in found.values())
+
+
+def newest(group: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
+    """Category → its records in a group, the newest first; categories by name."""
+    latest_first = sorted(group, key=lambda item: item.finished, reverse=True)
+    return {
+        category: tuple(item for item in latest_first if item.case.category == category)
+        for category in sorted({item.case.category for item in group})
+    }
+
+
+def hidden(found: Sequence[Record]) -> tuple[str, ...]:
+    """One line for each record of a category but the first, which alone is shown: what it is of, and the first is not."""
+    shown, *others = found
+    lines = []
+    for item in others:
+        older, newer = _identity_in_words(item), _identity_in_words(shown)
+        differing = [index for index in range(len(older)) if older[index] != newer[index]]
+        of, this = (" and ".join(each[index] for index in differing) for each in (older, newer))
+        said = f" of {of} is not shown, this one is of {this}" if differing else " is not shown"
+        lines.append(f"an older record ({item.finished[:16]}Z){said}")
+    return tuple(lines)
+
+
+def _identity_in_words(item: Record) -> tuple[str, str]:
+    data = f"test images {item.data.fingerprint[:12]}" if item.data else "unknown test images"
+    return f"detector {item.detector_sha256[:12]}", data
+
+
+def host_of(item: Record) -> str:
+    """Name and processor."""
+    return f"{item.host.name} ({item.host.processor})"
+
+
+def place_of(item: Record) -> str:
+    """Device and host: times of two places have no mean."""
+    return f"device {item.device.device if item.device else 'unknown'} on {host_of(item)}"

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from harness.errors import HarnessError
 from harness.machine import Host
 from harness.records.record import Record
-from harness.tables.summary import groups, hidden, newest, unusual
+from harness.tables.grouping import groups, hidden, newest
+from harness.tables.summary import unusual
 
 Kind = Literal["training", "evaluation", "inference"]
 _TRAINS = ("mindspore", "ascend910")

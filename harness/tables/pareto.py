@@ -18,9 +18,9 @@ import msgspec
 from harness.errors import RecordError
 from harness.records.record import Record
 from harness.tables import table
-from harness.tables.grouping import Part, comparable
+from harness.tables.grouping import Part, comparable, groups, newest
 from harness.tables.pivot import values_of
-from harness.tables.summary import METRICS, groups, newest
+from harness.tables.summary import METRICS
 from harness.tables.table import Grid
 from harness.tables.text import ABSENT, Format
 from harness.types import Case

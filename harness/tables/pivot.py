@@ -13,8 +13,8 @@ from harness.errors import RecordError, UsageError
 from harness.parity import flipped
 from harness.parity.tolerances import PROFILES, precision_of
 from harness.records.record import Record
-from harness.tables.grouping import Group, Part, comparable
-from harness.tables.summary import METRICS, TIMES, groups, host_of, mean, newest, place_of
+from harness.tables.grouping import Group, Part, comparable, groups, host_of, mean, newest, place_of
+from harness.tables.summary import METRICS, TIMES
 from harness.types import Case
 
 By = Literal["backend", "precision", "detector"]

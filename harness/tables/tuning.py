@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.parity import flipped
 from harness.records.record import Record
-from harness.run.tuning import Tuned
+from harness.records.tuning import Tuned
 from harness.tables.pareto import dominates
 
 _HEADER = (

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from backends.errors import BackendError
-from harness import registry
+from harness import build, registry
+from harness.build import OmRequest
 from harness.detector import artifact
-from harness.detector.artifact import Artifact, OmRequest, Variant
+from harness.detector.artifact import Artifact, Variant
 from harness.errors import ArtifactError, Unavailable
 from harness.storage import sha256_of_file
 from harness.types import Float32
@@ -53,7 +54,7 @@ def compiled(tiny: Tiny, path: Path) -> Artifact:
     """A copy of the tiny detector with an OM of the simulated `atc`."""
     shutil.copytree(tiny.artifact, path)
     request = OmRequest(soc="Ascend310", cann="7.0", batches=(1, 4), atc="simulated")
-    artifact.export(artifact.read(path), "om", om=request)
+    build.export(artifact.read(path), "om", om=request)
     return artifact.read(path)
 
 

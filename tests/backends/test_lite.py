@@ -12,6 +12,7 @@ import pytest
 from backends import lite
 from backends.errors import BackendError, DeviceMismatch
 from backends.simulators import lite as simulator
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact, TensorSpec
 from harness.errors import ArtifactError, Unavailable
@@ -20,7 +21,7 @@ from harness.records.record import Record
 from harness.run import plan
 from harness.run.plan import BenchRequest
 from harness.storage import sha256_of_file
-from harness.types import AnyArray, FitRequest
+from harness.types import AnyArray
 from tests.conftest import Tiny, patch_embedding
 
 

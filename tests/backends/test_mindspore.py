@@ -13,6 +13,7 @@ import pytest
 from backends import mindspore as adapter
 from backends import ort
 from backends.errors import DeviceMismatch
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.errors import MissingExtra
@@ -20,7 +21,6 @@ from harness.records import record
 from harness.records.record import Record
 from harness.run import plan
 from harness.run.plan import BenchRequest
-from harness.types import FitRequest
 from tests.conftest import Tiny
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from harness import build
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.errors import Unavailable
@@ -36,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_on_an_ascend_host_mindspore_writes_it(widget: Artifact, calls: list[Any]) -> None:
-    made = artifact.export(widget, "air")
+    made = build.export(widget, "air")
     assert calls == ["ascend", ("AIR", [(1, 3, 64, 64)], False)]
     assert (widget.path / "air-fp32.air").read_bytes() == b"air"
     assert oct((widget.path / made.model).stat().st_mode & 0o777) == "0o644"
@@ -59,11 +60,11 @@ def test_weights_beside_the_file_are_refused(
 
     monkeypatch.setattr(runtime.mindspore, "export", write_two)
     with pytest.raises(ExportError, match="more than one file"):
-        artifact.export(widget, "air")
+        build.export(widget, "air")
     assert len(calls) == 2
     assert not list(widget.path.glob("*.air"))
 
 
 def test_elsewhere_it_is_refused(widget: Artifact) -> None:
     with pytest.raises(Unavailable, match=r"Ascend 910 host; AIR is deprecated.*--format onnx.*finds none"):
-        artifact.export(widget, "air")
+        build.export(widget, "air")

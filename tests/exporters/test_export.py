@@ -182,8 +182,7 @@ LIES: dict[str, Callable[[dict[str, AnyArray]], dict[str, AnyArray]]] = {
 
 
 def agreed(artifact: Artifact, run: Callable[[Float32], dict[str, AnyArray]]) -> dict[str, float]:
-    from exporters.agreement import agreement
-    from exporters.base import Subject
+    from exporters.base import Subject, agreement
 
     subject = Subject(
         artifact=artifact,

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import datasets, registry
+from harness import build, datasets, registry
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.errors import UsageError
 from harness.heads.padim import PadimHead
 from harness.run import pipeline
 from harness.run.job import Job
-from harness.types import Case, Category, FitRequest
+from harness.types import Case, Category
 
 pytestmark = pytest.mark.mindspore
 
@@ -25,7 +26,7 @@ def with_head(exported: Artifact, tmp_path_factory: pytest.TempPathFactory) -> A
     """A copy of `exported` with its head in two more graphs."""
     path = Path(shutil.copytree(exported.path, tmp_path_factory.mktemp("head") / "widget"))
     for kind in FORMATS:
-        artifact.export(artifact.read(path), kind, head_in_graph=True)
+        build.export(artifact.read(path), kind, head_in_graph=True)
     return artifact.read(path)
 
 

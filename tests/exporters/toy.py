@@ -14,10 +14,11 @@ from exporters.fit.base import Images, Learnt
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
 from exporters.train.loop import Task, epochs_of, train
+from harness.build import FitRequest
 from harness.detector.artifact import HeadSpec
 from harness.detector.settings import Settings, Stpm, Trained
 from harness.heads.graph import MAP, SCORE
-from harness.types import AnyArray, Category, FitRequest, Float32
+from harness.types import AnyArray, Category, Float32
 
 SIDE = 16
 ROWS = np.random.default_rng(0).normal(size=(9, 3, SIDE, SIDE)).astype(np.float32)

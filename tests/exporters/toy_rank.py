@@ -2,8 +2,8 @@
 
 import sys
 
-from exporters.train import group
+from exporters.fit import rank
 from harness import registry
 
 registry.LEARNERS["stpm"] = "tests.exporters.toy:learn"
-sys.exit(group.main(sys.argv[1:]))
+sys.exit(rank.main(sys.argv[1:]))

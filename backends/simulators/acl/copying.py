@@ -7,7 +7,8 @@ import time
 from backends.simulators.acl.board import HOST_MODE, HardwareWouldCrash, Refused
 from backends.simulators.acl.calls import api, with_code
 from backends.simulators.acl.memory import View
-from backends.simulators.acl.state import Simulator, Task
+from backends.simulators.acl.objects import Task
+from backends.simulators.acl.state import Simulator
 from backends.simulators.acl.streams import Streams
 
 _POLICIES = (*range(8), *(base | policy for base in (0x100, 0x1000) for policy in range(8)))

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from backends.simulators import om
 from backends.simulators.acl.board import HOST_MODE, HardwareWouldCrash, Refused
 from backends.simulators.acl.calls import api, bare, with_code
-from backends.simulators.acl.models import Model, Models
-from backends.simulators.acl.state import Simulator, Task
+from backends.simulators.acl.models import Models
+from backends.simulators.acl.objects import Buffer, Dataset, Model, Task
+from backends.simulators.acl.state import Simulator
 from backends.simulators.acl.streams import Streams
 from harness.types import UInt8
 
 _SLACK = 64
 """A static model takes buffers that are this many bytes short."""
 _GEAR_BYTES = 4
-
-
-@dataclass(eq=False, slots=True)
-class Buffer:
-    """An address and a size, which own nothing."""
-
-    address: int
-    size: int
-
-
-@dataclass(eq=False, slots=True)
-class Dataset:
-    """Handles of data buffers in the model's order."""
-
-    buffers: list[int] = field(default_factory=list)
-    gear: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

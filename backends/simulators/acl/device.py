@@ -7,7 +7,8 @@ from pathlib import Path
 
 from backends.simulators.acl.board import Refused
 from backends.simulators.acl.calls import api, bare, with_code
-from backends.simulators.acl.state import Context, Simulator
+from backends.simulators.acl.objects import Context
+from backends.simulators.acl.state import Simulator
 
 _DDR = (0, 2, 3)
 _HBM = (1, 4, 5)

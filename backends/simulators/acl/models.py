@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from backends.simulators import om
-from backends.simulators.acl import aipp
 from backends.simulators.acl.board import HOST_MODE, HardwareWouldCrash, Refused
 from backends.simulators.acl.calls import api, bare, with_code
-from backends.simulators.acl.state import Context, Simulator
+from backends.simulators.acl.objects import Description, Model
+from backends.simulators.acl.state import Simulator
 from backends.simulators.half import DamagedModelError, Graph
-from harness.types import AnyArray
 
 _T = TypeVar("_T")
 
@@ -25,61 +21,6 @@ _DTYPES = {"float32": 0, "float16": 1, "int8": 2, "int32": 3, "uint8": 4, "int64
 _NCHW, _NHWC, _ND = 0, 1, 2
 _HALF = "force_fp16"
 _AS_THE_ONNX_SAYS = ("force_fp32", "must_keep_origin_dtype")
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Model:
-    """One loaded model."""
-
-    header: om.Header
-    graph: Graph
-    context: Context
-    inputs: tuple[om.Tensor, ...]
-    """With the hidden one of gears, which is the last."""
-    gear: int | None = None
-    """As last set, in whichever dataset."""
-    running: bool = False
-    hidden: int | None = field(init=False)
-    """Index of the hidden input."""
-
-    def __post_init__(self) -> None:
-        self.hidden = len(self.inputs) - 1 if self.header.gears else None
-
-    def shape(self, tensor: om.Tensor, gear: int | None) -> tuple[int, ...]:
-        """A tensor's shape at a gear, by default the largest."""
-        largest = max(self.header.gears, default=-1)
-        return tuple((gear or largest) if size == -1 else size for size in tensor.shape)
-
-    def size(self, tensor: om.Tensor, gear: int | None) -> int:
-        """In bytes."""
-        return int(np.prod(self.shape(tensor, gear), dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
-
-    def compute(self, arrays: list[AnyArray], gear: int | None) -> list[AnyArray]:
-        """Outputs in the dtypes of the file."""
-        if self.header.aipp is not None:
-            arrays = [aipp.apply(self.header.aipp, arrays[0])]
-        names = (tensor.name for tensor in self.inputs)
-        with np.errstate(over="ignore"):
-            outputs = [
-                array.astype(tensor.dtype)
-                for array, tensor in zip(
-                    self.graph.run(dict(zip(names, arrays, strict=False))), self.header.outputs, strict=True
-                )
-            ]
-        for array, tensor in zip(outputs, self.header.outputs, strict=True):
-            if array.shape != self.shape(tensor, gear):
-                raise ValueError(
-                    f"{tensor.name}: the graph gives {array.shape}, the file says {tensor.shape}"
-                )
-        return outputs
-
-
-@dataclass(eq=False, slots=True)
-class Description:
-    """What `get_desc` fills."""
-
-    model_id: int = 0
-    model: Model | None = None
 
 
 class Models:

@@ -6,98 +6,17 @@ import contextlib
 import os
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from backends.simulators.acl.board import Board, HardwareWouldCrash, Refused
+from backends.simulators.acl.board import Board, Refused
 from backends.simulators.acl.memory import Memory
+from backends.simulators.acl.objects import Context, Event, Handles, Stream
 
 if TYPE_CHECKING:
     from backends.simulators.acl.calls import Call
-    from backends.simulators.acl.datasets import Buffer, Dataset
-    from backends.simulators.acl.models import Description, Model
-
-_T = TypeVar("_T")
-_KINDS = ("context", "stream", "event", "data buffer", "dataset", "model description")
-
-
-@dataclass(eq=False, slots=True)
-class Task:
-    """Work that waits in a stream."""
-
-    run: Callable[[], None]
-    model: Model | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Stream:
-    """Work in order; nothing of it is done before somebody waits for it."""
-
-    context: Context
-    tasks: deque[Task] = field(default_factory=deque)
-
-
-@dataclass(eq=False, slots=True)
-class Context:
-    """What streams and models belong to."""
-
-    device: int
-    is_default: bool
-    is_lost: bool = False
-    """Its device was reset before it was destroyed."""
-    default_stream: Stream = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.default_stream = Stream(self)
-
-
-@dataclass(eq=False, slots=True)
-class Event:
-    """A mark in a stream."""
-
-    stream: Stream | None = None
-    waiting: int = 0
-    """Records of it that are still in the stream."""
-    seconds: float | None = None
-    """When it was last reached."""
-
-
-class Handles(Generic[_T]):
-    """The living objects of one kind, by integers that no other kind uses."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.live: dict[int, _T] = {}
-        self._next = (_KINDS.index(kind) + 1) << 40
-
-    def add(self, value: _T) -> int:
-        """The handle of a new object."""
-        self._next += 16
-        self.live[self._next] = value
-        return self._next
-
-    def get(self, handle: int) -> _T:
-        """What a handle stands for.
-
-        Raises:
-            Refused: 100000, it is null.
-            HardwareWouldCrash: it is destroyed, or of another kind.
-        """
-        if not handle:
-            raise Refused(100000, f"the {self.kind} is null")
-        if handle in self.live:
-            return self.live[handle]
-        kind = dict(enumerate(_KINDS, start=1)).get(handle >> 40)
-        if kind == self.kind:
-            raise HardwareWouldCrash(f"{self.kind} {handle:#x} is destroyed or never was")
-        raise HardwareWouldCrash(f"{handle:#x} is the handle of no {self.kind}, but of {kind or 'nothing'}")
-
-    def remove(self, handle: int) -> _T:
-        """Destroy; raises as `get` does."""
-        self.get(handle)
-        return self.live.pop(handle)
+    from backends.simulators.acl.objects import Buffer, Dataset, Description, Model
 
 
 class _OfThread(threading.local):

@@ -10,7 +10,8 @@ import time
 
 from backends.simulators.acl.board import Refused
 from backends.simulators.acl.calls import api, with_code
-from backends.simulators.acl.state import Event, Simulator, Stream, Task
+from backends.simulators.acl.objects import Event, Stream, Task
+from backends.simulators.acl.state import Simulator
 
 _EVENT_FLAGS = range(1, 16)
 

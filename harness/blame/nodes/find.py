@@ -16,11 +16,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from exporters.blame.rows import Row
 from harness.blame import relative_difference
 from harness.blame.nodes import constants, reproducer
 from harness.blame.nodes.graph import Tensor
-from harness.blame.nodes.side import Side
+from harness.blame.nodes.side import Row, Side
 from harness.errors import UsageError
 from harness.types import AnyArray
 

@@ -19,16 +19,15 @@ import onnx.helper
 import onnx.numpy_helper
 
 from exporters.ascend import opset
-from exporters.blame.rows import chosen, repeated
 from harness import __version__, storage
 from harness.blame import cuts
 from harness.blame.nodes.graph import Graph, Tensor
-from harness.blame.nodes.side import Side
+from harness.blame.nodes.side import Side, chosen, repeated
 from harness.detector import artifact
-from harness.detector.artifact import HeadSpec, Manifest, TensorSpec, Variant
+from harness.detector.artifact import HEAD, HeadSpec, Manifest, TensorSpec, Variant
 from harness.detector.preprocess import Crop, Preprocessor, Step, Windows
 from harness.errors import UsageError
-from harness.heads.graph import HEAD, MAP, SCORE
+from harness.heads.graph import MAP, SCORE
 from harness.records import batches
 from harness.types import AnyArray, Category, Sample
 

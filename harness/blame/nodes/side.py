@@ -16,8 +16,9 @@ import onnx
 from harness import registry, storage
 from harness.blame.nodes.graph import Graph
 from harness.detector.artifact import Artifact, TensorSpec, Variant
+from harness.detector.preprocess import Preprocessor
 from harness.errors import UsageError
-from harness.types import AnyArray
+from harness.types import AnyArray, Sample
 
 if TYPE_CHECKING:
     from harness.contracts import DeviceReport, Session
@@ -111,3 +112,36 @@ def _spec(value: Any) -> TensorSpec:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     sides = tuple(side.dim_value if side.HasField("dim_value") else None for side in tensor.shape.dim)
     return TensorSpec(name=value.name, dtype=dtype.name, shape=sides)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One input of the network."""
+
+    image: str
+    """Name of the image, with the number of the row where it has several."""
+    values: AnyArray
+    """(1, …); or as often as a fixed batch wants it."""
+
+
+def rows(side: Side, samples: Sequence[Sample]) -> tuple[Row, ...]:
+    """Every input of these images."""
+    preprocessor = Preprocessor(side.artifact.manifest.preprocessing, until=side.variant.input_stage)
+    found = []
+    for sample in samples:
+        made = preprocessor.windows(preprocessor.tensor(preprocessor.frame(preprocessor.decode(sample.path))))
+        for number, row in enumerate(made):
+            name = f"{sample.name} (row {number})" if len(made) > 1 else sample.name
+            found.append(Row(image=name, values=repeated(side, row)))
+    return tuple(found)
+
+
+def repeated(side: Side, row: AnyArray) -> AnyArray:
+    """One input as a batch of the size that the graph wants."""
+    return np.repeat(row[None], side.graph.spec(side.graph.input.name).shape[0] or 1, axis=0)
+
+
+def chosen(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+    """As many, evenly spread."""
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
+    return tuple(samples[place] for place in places)

@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
+from harness.parity.levels.base import _not_finite, _within_range
 from harness.parity.pair import (
     Float64,
     Sides,
-    flipped,
     is_finite,
     map_differences,
-    number,
-    rank_correlation,
-    score_differences,
-    share,
 )
-from harness.parity.report import LARGEST, Difference, Flip, LevelReport
-from harness.parity.similarity import structural_similarity
-from harness.parity.tolerances import FLOAT32
-from harness.types import Bool
-
-
-def score_level(sides: Sides) -> LevelReport:
-    """Largest difference of image scores, in the range of good scores."""
-    wrong = _not_finite(sides, [is_finite(scores) for scores in sides.scores], "scores")
-    if wrong:
-        return LevelReport(name="scores", verdict="failed", messages=wrong)
-    apart = score_differences(sides)
-    level = _within_range("scores", sides, apart, float(apart.mean()))
-    correlation = rank_correlation(*sides.scores)
-    undefined = (
-        () if correlation is not None else ("rank correlation undefined: all scores of one side are equal",)
-    )
-    numbers = level.numbers | {"rank_correlation": correlation}
-    return dataclasses.replace(level, numbers=numbers, messages=level.messages + undefined + _outlier(sides))
-
-
-def _outlier(sides: Sides) -> tuple[str, ...]:
-    """A warning where one good image alone makes the range, and so the tolerances, more than twice as wide."""
-    good = np.array([image.label == 0 for image in sides.records[0].images])
-    scores = sides.scores[0][good]
-    if len(scores) < 3:
-        return ()
-    order = np.argsort(scores)
-    for outlier, rest in ((order[-1], order[:-1]), (order[0], order[1:])):
-        narrow, wide = np.ptp(scores[rest]), np.ptp(scores)
-        if wide > 2 * narrow:
-            name = np.array(sides.names)[good][outlier]
-            return (f"warning: {name} alone widens the range of good scores from {narrow:.4g} to {wide:.4g}",)
-    return ()
+from harness.parity.report import LevelReport
+from harness.types import Float32
 
 
 def measure_similarity(sides: Sides) -> Float64 | None:
@@ -93,112 +57,50 @@ def map_level(sides: Sides, similarity: Float64 | None) -> LevelReport:
     )
 
 
-def _not_finite(sides: Sides, finite: Sequence[Bool], what: str) -> tuple[str, ...]:
-    wrong = [[name for name, fine in zip(sides.names, good, strict=True) if not fine] for good in finite]
-    return tuple(
-        f"{what} of {backend} are NaN or infinite: {share(names, sides)}"
-        for backend, names in zip(sides.backends, wrong, strict=True)
-        if names
-    )
+WINDOW = 11
 
 
-def _within_range(name: str, sides: Sides, apart: Float64, mean: float) -> LevelReport:
-    """Judge the largest of (N,) differences in the range of good scores."""
-    asked = sides.tolerances.score if name == "scores" else sides.tolerances.map
-    worst, good_range = int(np.argmax(apart)), sides.good_range
-    largest = float(apart[worst])
-    numbers: dict[str, float | int | None] = {"largest_difference": largest, "mean_difference": mean}
-    if good_range is None:
-        why = "no scale to compare with: the reference's good test images are missing, or all score the same"
-        return LevelReport(
-            name=name, verdict="not measured", messages=(why,), numbers=numbers, tolerance={"of_range": asked}
-        )
-    numbers |= {"range_of_good_scores": good_range, "tolerance_needed": number(largest / good_range)}
-    allowed = asked * good_range
-    over = int(np.count_nonzero(apart > allowed))
-    most = f"most of all {sides.names[worst]} by {largest:.3g}"
-    text = f"beyond {allowed:.3g} for {over} of {len(apart)} images, {most}"
-    return LevelReport(
-        name=name,
-        verdict="failed" if over else "passed",
-        messages=(text,) if over else (),
-        numbers=numbers,
-        tolerance={"of_range": asked, "absolute": allowed},
-        images={"largest_difference": sides.names[worst]},
-    )
+_SIGMA = 1.5
 
 
-def flips(sides: Sides) -> tuple[Flip, ...]:
-    """Images decided differently; tolerated where the reference's score is within float32's tolerance of the threshold.
+_C1, _C2 = 0.01**2, 0.03**2
 
-    So near, no precision decides; further off a looser profile would let missed defects pass.
+
+def structural_similarity(reference: Float32, other: Float32) -> Float64 | None:
+    """Mean SSIM index of every image, (N,), in [-1, 1], 1 for equal maps; maps are (N, H, W), finite.
+
+    Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural similarity", 2004:
+    Gaussian window of 11 by 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, over the windows that lie wholly inside. Both sides
+    are scaled so that the smallest value of all reference maps is 0 and the largest 1, which is the dynamic range.
+
+    `None` where it is undefined: maps smaller than the window, or the reference's all one value.
     """
-    threshold, decided = sides.records[0].thresholds.image, flipped(*sides.records)
-    if not sides.scores_are_finite or threshold is None or decided is None:
-        return ()
-    near = FLOAT32.score * (sides.good_range or 0.0)
-    return tuple(
-        Flip(
-            image=one.name,
-            label=one.label,
-            reference_score=one.score,
-            other_score=two.score,
-            threshold=threshold,
-            margin=abs(one.score - threshold),
-            tolerated=abs(one.score - threshold) <= near,
-        )
-        for one, two, flips in zip(*(record.images for record in sides.records), decided, strict=True)
-        if flips
+    if min(reference.shape[1:]) < WINDOW:
+        return None
+    low, high = float(reference.min()), float(reference.max())
+    if low == high:
+        return None
+    scaled = (
+        [(float64(found) - low) / (high - low) for found in pair]
+        for pair in zip(reference, other, strict=True)
     )
+    return np.array([_similarity(one, two) for one, two in scaled])
 
 
-def decision_level(sides: Sides, flipped: Sequence[Flip]) -> LevelReport:
-    """Flips at the frozen threshold."""
-    if not sides.scores_are_finite:
-        why = "scores that are not finite decide nothing"
-        return LevelReport(name="decisions", verdict="not measured", messages=(why,))
-    threshold = sides.records[0].thresholds.image
-    if threshold is None:
-        why = "no threshold is known: the model came without one and none was declared (docs/onnx.md)"
-        return LevelReport(name="decisions", verdict="not measured", messages=(why,))
-    asked, good_range = FLOAT32.score, sides.good_range
-    margin = max((flip.margin for flip in flipped), default=0.0)
-    return LevelReport(
-        name="decisions",
-        verdict="passed" if all(flip.tolerated for flip in flipped) else "failed",
-        messages=tuple(_flip_message(flip) for flip in flipped),
-        numbers={
-            "flips": len(flipped),
-            "tolerated_flips": sum(flip.tolerated for flip in flipped),
-            "threshold": threshold,
-            "largest_margin": margin,
-            "tolerance_needed": number(margin / good_range) if good_range else None,
-        },
-        tolerance={"of_range": asked, "absolute": asked * (good_range or 0.0)},
-    )
+def float64(values: Float32) -> Float64:
+    """In which the squares of any two float32 are finite."""
+    return values.astype(np.float64)
 
 
-def _flip_message(flip: Flip) -> str:
-    kind = "defective" if flip.label else "good"
-    scores = f"{flip.reference_score:.7g} → {flip.other_score:.7g} at threshold {flip.threshold:.7g}"
-    tolerated = f"warning, tolerated so near the threshold ({flip.margin:.2g}): " if flip.tolerated else ""
-    return f"{tolerated}{flip.image} ({kind}) flips: {scores}"
+def _similarity(one: Float64, two: Float64) -> float:
+    mean_one, mean_two = _local_mean(one), _local_mean(two)
+    variances = _local_mean(one * one) - mean_one**2 + _local_mean(two * two) - mean_two**2
+    covariance = _local_mean(one * two) - mean_one * mean_two
+    luminance = (2 * mean_one * mean_two + _C1) / (mean_one**2 + mean_two**2 + _C1)
+    return float(np.mean(luminance * (2 * covariance + _C2) / (variances + _C2)))
 
 
-def largest_differences(sides: Sides) -> tuple[Difference, ...]:
-    """The images furthest apart, scores and maps counting alike; what is not finite counts most."""
-    scores = score_differences(sides)
-    apart = map_differences(sides)
-    maps = np.full(len(scores), -np.inf) if apart is None else apart[0]
-    furthest = np.nan_to_num(np.maximum(scores, maps), nan=np.inf)
-    return tuple(
-        Difference(
-            image=sides.names[index],
-            label=sides.records[0].images[index].label,
-            reference_score=number(sides.scores[0][index]),
-            other_score=number(sides.scores[1][index]),
-            score=number(scores[index]),
-            map=number(maps[index]),
-        )
-        for index in np.argsort(-furthest, kind="stable")[:LARGEST]
-    )
+def _local_mean(values: Float64) -> Float64:
+    blurred = cv2.GaussianBlur(values, (WINDOW, WINDOW), _SIGMA)
+    inside = slice(WINDOW // 2, -(WINDOW // 2))
+    return np.asarray(blurred[inside, inside], np.float64)

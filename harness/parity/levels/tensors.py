@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from harness import storage
+from harness.detector.artifact import HEAD
 from harness.errors import RecordError
-from harness.heads.graph import HEAD
 from harness.parity.pair import Float64, Sides, number
 from harness.parity.report import LevelReport, TensorDifference
 from harness.records.outputs import Reader

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.doctor.steps.steps import Check, walk
 
 from backends.ascend import adapter, doctor
 from backends.ascend.adapter import Ascend
 from backends.ascend.runtime import runtime
-from harness.detector import artifact
+from harness import build
 from harness.detector.artifact import Variant
-from harness.doctor.steps import smoke_model
+from harness.doctor import smoke_model
+from harness.doctor.steps import Check, walk
 
 pytest.importorskip("onnxruntime", reason="onnxruntime, which computes for the simulator, is not installed")
 
@@ -190,13 +190,13 @@ def test_a_card_that_computes_wrongly_fails(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_model_is_compiled_for_the_chip_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Variant] = []
-    export = artifact.export
+    export = build.export
 
     def noted(*args: Any, **settings: Any) -> Variant:
         compiled.append(export(*args, **settings))
         return compiled[0]
 
-    monkeypatch.setattr(artifact, "export", noted)
+    monkeypatch.setattr(build, "export", noted)
     assert simulated()["model"].passed
     assert compiled[0].target is not None
     assert (compiled[0].target.soc, compiled[0].target.simulated) == ("Ascend310", True)

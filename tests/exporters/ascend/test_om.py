@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from exporters.ascend import atc, om
+from exporters.ascend import om
 from exporters.errors import ExportError
-from harness import cli, storage
+from harness import build, cli, machine, storage
+from harness.build import OmRequest
 from harness.detector import artifact
-from harness.detector.artifact import Artifact, OmRequest, TensorSpec
+from harness.detector.artifact import Artifact, TensorSpec
 from harness.detector.preprocess import Windows
 from harness.errors import ArtifactError, Unavailable, UsageError
 from tests.conftest import Tiny
@@ -56,7 +57,7 @@ def files(folder: Path) -> set[str]:
 
 
 def export(path: Path, request: OmRequest) -> artifact.Variant:
-    return artifact.export(artifact.read(path), "om", om=request)
+    return build.export(artifact.read(path), "om", om=request)
 
 
 def test_a_static_batch_becomes_a_variant_with_all_that_made_it(widget: Path) -> None:
@@ -204,7 +205,7 @@ def test_options_that_do_not_fit_are_wrong_use(
 
 def test_an_om_needs_a_request(widget: Path) -> None:
     with pytest.raises(UsageError, match="--format om --soc Ascend310"):
-        artifact.export(artifact.read(widget), "om")
+        build.export(artifact.read(widget), "om")
 
 
 def test_a_missing_source_is_named_with_its_command(widget: Path) -> None:
@@ -436,7 +437,7 @@ def test_the_version_is_read_from_the_toolkit(
 ) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
-    assert atc.installed_cann({variable: str(tmp_path)}) == version
+    assert machine.installed_cann({variable: str(tmp_path)}) == version
 
 
 @pytest.mark.parametrize("text", [None, "", "timestamp=1", "Version=latest"])
@@ -444,7 +445,7 @@ def test_a_toolkit_of_unknown_version_is_asked_for(tmp_path: Path, text: str | N
     if text is not None:
         (tmp_path / "version.info").write_text(text)
     with pytest.raises(UsageError, match="give --cann"):
-        atc.installed_cann({"ASCEND_TOOLKIT_HOME": str(tmp_path)})
+        machine.installed_cann({"ASCEND_TOOLKIT_HOME": str(tmp_path)})
 
 
 def test_the_toolkit_gives_the_version_but_not_to_the_simulator(

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from exporters.errors import WeightsError
-from exporters.weights.convert import convert
+from exporters.weights import convert
+from harness import build
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.detector.preprocess import Preprocessor
 from harness.detector.settings import Fastflow
 from harness.errors import UsageError
 from harness.heads.fastflow import OUTPUTS
-from harness.types import AnyArray, FitRequest, Float32
+from harness.types import AnyArray, Float32
 
 pytestmark = pytest.mark.mindspore
 
@@ -525,12 +527,12 @@ def test_weights_of_another_backbone_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["onnx", "mindir"])
 def test_exports_agree_with_the_cell_and_with_the_numpy_head(trained: Artifact, kind: str) -> None:
-    plain = artifact.export(trained, kind)
+    plain = build.export(trained, kind)
     assert [(output.name, output.shape) for output in plain.outputs] == [
         (name, (None, channels, side, side)) for name, (channels, side) in zip(OUTPUTS, GRIDS, strict=True)
     ]
     assert set(plain.agreement) == {"1", "3"}
-    whole = artifact.export(artifact.read(trained.path), kind, head_in_graph=True)
+    whole = build.export(artifact.read(trained.path), kind, head_in_graph=True)
     assert [(output.name, output.shape) for output in whole.outputs] == [
         ("map", (None, 32, 32)),
         ("score", (None,)),

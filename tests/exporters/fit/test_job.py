@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from harness import datasets, registry
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.detector.preprocess import Preprocessor
 from harness.detector.settings import Padim
 from harness.errors import ArtifactError, DatasetError, UsageError
-from harness.types import Category, FitRequest, Sample
+from harness.types import Category, Sample
 from tests.conftest import write_category
 
 pytestmark = pytest.mark.mindspore

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness import build
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.detector.preprocess import Preprocessor
 from harness.detector.settings import Patchcore
 from harness.errors import ArtifactError, UsageError
 from harness.heads.patchcore import OUTPUT, PatchcoreHead
-from harness.types import AnyArray, FitRequest, Float32, Scores
+from harness.types import AnyArray, Float32, Scores
 
 pytestmark = pytest.mark.mindspore
 
@@ -279,7 +281,7 @@ def test_a_network_that_overflows_or_is_dead_is_refused(
     fit: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch, value: float, error: str, words: str
 ) -> None:
     from exporters.errors import WeightsError
-    from exporters.weights.convert import convert
+    from exporters.weights import convert
 
     arrays = convert.random_backbone("resnet18", 0)
     arrays["bn1.weight"][:] = value  # MindSpore's ReLU turns NaN into zero
@@ -345,7 +347,7 @@ def test_both_forms_export_with_and_without_their_head(
     path = Path(shutil.copytree(source.path, tmp_path / "widget"))
     for kind in ("onnx", "mindir"):
         for head_in_graph in (False, True):
-            artifact.export(artifact.read(path), kind, head_in_graph=head_in_graph)
+            build.export(artifact.read(path), kind, head_in_graph=head_in_graph)
     variants = {variant.id: variant for variant in artifact.read(path).manifest.variants}
     assert sorted(variants) == ["mindir-fp32", "mindir-fp32-head", "onnx-fp32", "onnx-fp32-head"]
     assert max(max(variant.agreement.values()) for variant in variants.values()) <= 1e-4

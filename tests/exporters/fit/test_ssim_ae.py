@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness import datasets, registry
+from harness import build, datasets, registry
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.detector.preprocess import Colour, Preprocessor, Resize, Windows
@@ -19,7 +20,7 @@ from harness.heads.ssim_ae import OUTPUT, SEED_PROTOCOL, SsimAeHead
 from harness.records.record import METRICS, Record
 from harness.run import pipeline
 from harness.run.job import Job
-from harness.types import AnyArray, Case, FitRequest, Float32
+from harness.types import AnyArray, Case, Float32
 from tests.conftest import write_category, write_image
 from tests.exporters.nets.test_nets import conv
 from tests.harness.heads.test_ssim_ae import ssim
@@ -64,8 +65,8 @@ def trained(small: FitRequest) -> Artifact:
 
     made = fit(small)[0]
     for kind in ("onnx", "mindir"):
-        artifact.export(made, kind)
-        artifact.export(made, kind, head_in_graph=True)
+        build.export(made, kind)
+        build.export(made, kind, head_in_graph=True)
     return artifact.read(made.path)
 
 
@@ -77,7 +78,7 @@ def seeds(small: FitRequest) -> Artifact:
     changes: dict[str, Any] = {"epochs": 1, "images_per_epoch": 4, "threshold": 0.3, "weight_decay": 1.0}
     settings = msgspec.structs.replace(SETTINGS, protocol="seed", **changes)
     made = fit(dataclasses.replace(small, settings=settings, out=small.out.parents[1] / "seed" / "widget"))[0]
-    artifact.export(made, "onnx", head_in_graph=True)
+    build.export(made, "onnx", head_in_graph=True)
     return artifact.read(made.path)
 
 

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from exporters.errors import WeightsError
-from exporters.weights.convert import backbones, convert
+from exporters.weights import backbones, convert
+from harness import build
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.detector.preprocess import Preprocessor
 from harness.detector.settings import Stpm
 from harness.errors import UsageError
 from harness.heads.stpm import STUDENT, TEACHER, StpmHead
-from harness.types import AnyArray, FitRequest, Float32
+from harness.types import AnyArray, Float32
 
 pytestmark = pytest.mark.mindspore
 
@@ -443,11 +445,11 @@ def test_weights_of_another_backbone_are_refused(small: FitRequest) -> None:
 
 @pytest.mark.parametrize("kind", ["onnx", "mindir"])
 def test_exports_agree_with_the_cell_and_with_the_numpy_head(trained: Artifact, kind: str) -> None:
-    plain = artifact.export(trained, kind)
+    plain = build.export(trained, kind)
     assert [output.name for output in plain.outputs] == list(OUTPUTS)
     assert plain.outputs[5].shape == (None, 256, 3, 3)
     assert set(plain.agreement) == {"1", "3"}
-    whole = artifact.export(artifact.read(trained.path), kind, head_in_graph=True)
+    whole = build.export(artifact.read(trained.path), kind, head_in_graph=True)
     assert [(output.name, output.shape) for output in whole.outputs] == [
         ("map", (None, 37, 37)),
         ("score", (None,)),

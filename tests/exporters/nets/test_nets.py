@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from exporters.errors import WeightsError
-from exporters.weights.convert import backbones, convert
+from exporters.weights import backbones, convert
 from harness.errors import UsageError
 from harness.types import AnyArray
 

@@ -13,10 +13,9 @@ from exporters.source_variant import source
 from harness import build, cli, datasets, storage
 from harness.build import PrecisionRequest
 from harness.detector import artifact
-from harness.detector.artifact import Artifact, Variant
+from harness.detector.artifact import HEAD, Artifact, Variant
 from harness.detector.preprocess import Preprocessor
 from harness.errors import ArtifactError, DatasetError, UsageError
-from harness.heads.graph import HEAD
 from tests.conftest import Tiny
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exporters.train import launch
 from harness import datasets, registry
+from harness.build import FitRequest
 from harness.detector import training_log
 from harness.detector.settings import Padim, Stpm
-from harness.types import AnyArray, FitRequest
+from harness.types import AnyArray
 from tests.conftest import write_category
 
 pytestmark = pytest.mark.mindspore
@@ -30,17 +32,16 @@ def settings(**changes: Any) -> Stpm:
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FitRequest:
     """A fit of the toy on 9 images by two workers: batches of 4, 4 and 1, the last of which is one worker's alone."""
-    from exporters.train import group
     from tests.exporters import toy
 
     monkeypatch.setitem(registry.LEARNERS, "stpm", "tests.exporters.toy:learn")
-    real = group._command
+    real = launch._command
 
     def command(workers: int, logs: Path) -> list[str]:
         program = ["python", "-m", "tests.exporters.toy_rank", str(logs / "request.json")]
         return [*real(workers, logs)[:-4], *program]
 
-    monkeypatch.setattr(group, "_command", command)
+    monkeypatch.setattr(launch, "_command", command)
     write_category(tmp_path / "data" / "widget", side=20, train=10)
     category = datasets.load_category(tmp_path / "data", "widget")
     return toy.request(tmp_path / "made" / "widget", settings(workers=2), category=category)
@@ -81,14 +82,15 @@ def test_a_worker_that_fails_ends_the_training_with_its_last_words(
 
 
 def test_a_killed_launcher_leaves_no_worker_behind(asked: FitRequest, tmp_path: Path) -> None:
-    from exporters.train import group
+    from exporters.train import launch
 
-    (tmp_path / "request.json").write_bytes(group.encode(asked))
+    (tmp_path / "request.json").write_bytes(launch.encode(asked))
     script = f"""
 import sys
 from pathlib import Path
-from exporters.fit import ranks
-ranks.launch(ranks.decode(Path({str(tmp_path / "request.json")!r}).read_bytes()), 2)
+from exporters.fit import rank
+from exporters.train import launch
+launch.launch(rank.decode(Path({str(tmp_path / "request.json")!r}).read_bytes()), 2)
 """
     launcher = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     marker = str(asked.out.parent / "widget.training" / "ranks" / "request.json")
@@ -155,7 +157,8 @@ def test_what_the_first_worker_found_counts_for_all(rank: int, expected: float) 
 
 @pytest.mark.parametrize("wanted", [settings(workers=4, early_stop=3), Padim(resize=72, crop=64)])
 def test_a_request_reaches_a_worker_as_it_was_made(request_to_fit: FitRequest, wanted: Any) -> None:
-    from exporters.train.group import decode, encode
+    from exporters.fit.rank import decode
+    from exporters.train.launch import encode
 
     detector = "padim" if isinstance(wanted, Padim) else "stpm"
     request = dataclasses.replace(

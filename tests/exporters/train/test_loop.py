@@ -17,10 +17,11 @@ import pytest
 import safetensors.numpy
 
 from harness import registry
+from harness.build import FitRequest
 from harness.detector import training_log
 from harness.detector.settings import Stpm
 from harness.errors import HarnessError
-from harness.types import AnyArray, FitRequest, Float32
+from harness.types import AnyArray, Float32
 from tests.conftest import write_category
 
 if TYPE_CHECKING:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from exporters.weights.convert.convert import (
+
+from exporters.errors import WeightsError
+from exporters.weights.convert import (
     BACKBONES,
     convert,
     expected_parameters,
@@ -19,8 +21,6 @@ from exporters.weights.convert.convert import (
     random_backbone,
     read_weights,
 )
-
-from exporters.errors import WeightsError
 from harness.errors import UsageError
 from harness.types import AnyArray, Float32
 

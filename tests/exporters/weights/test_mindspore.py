@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporters.weights.convert.convert import convert, load_backbone, random_backbone, read_weights
 
 from exporters.errors import WeightsError
+from exporters.weights.convert import convert, load_backbone, random_backbone, read_weights
 from harness.types import AnyArray
 
 KINDS = {

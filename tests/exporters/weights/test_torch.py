@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporters.weights.convert.convert import load_backbone, random_backbone, read_weights
-from exporters.weights.convert.safe_pickle import Call, Name, PersistentId
-from exporters.weights.convert.torch import LEGACY_MAGIC, LEGACY_PROTOCOL
 
 from exporters.errors import WeightsError
+from exporters.weights.convert import load_backbone, random_backbone, read_weights
+from exporters.weights.safe_pickle import Call, Name, PersistentId
+from exporters.weights.torch import LEGACY_MAGIC, LEGACY_PROTOCOL
 from harness.types import AnyArray
 
 REBUILD = "torch._utils._rebuild_tensor_v2"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness.blame import FLOAT16, FLOAT32, relative_difference, tolerance_of
-from harness.blame.tensors import require_tolerance
+from harness.blame.outputs import require_tolerance
 from harness.errors import HarnessError, UsageError
 
 INF, NAN = np.inf, np.nan

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from exporters.weights.convert.backbones import BACKBONES
 
+from exporters.weights.backbones import BACKBONES
 from harness import cli, registry
 from harness.cli import export, fit, outcome
 from harness.records import record

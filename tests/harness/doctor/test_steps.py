@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from harness.doctor.steps.steps import Check, Fault, NotChecked, Step
 
 from harness import cli, registry
-from harness.doctor.steps import smoke_model
-from harness.doctor.steps import steps as steps_module
+from harness.doctor import smoke_model
+from harness.doctor import steps as steps_module
+from harness.doctor.steps import Check, Fault, NotChecked, Step
 from harness.errors import Unavailable, UsageError
 from harness.run import worker
 

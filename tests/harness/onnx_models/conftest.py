@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from harness import onnx_models, registry
-from harness.foreign.fixed import in_its_batches
 from harness.records.record import Record
 from harness.run import pipeline, plan
+from harness.run.inputs import in_its_batches
 from harness.run.plan import BenchRequest
 from tests.conftest import Tiny
 

@@ -16,8 +16,8 @@ from onnx import helper, numpy_helper
 
 from harness import onnx_models, storage
 from harness.errors import ArtifactError, UsageError
-from harness.foreign.protobuf import parse
 from harness.onnx_models import check
+from harness.onnx_models.protobuf import parse
 from tests.harness.onnx_models.models import FLOAT, Toy, as_anomalib, node
 
 

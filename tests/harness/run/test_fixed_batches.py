@@ -11,7 +11,7 @@ import pytest
 
 from harness.contracts import DeviceReport
 from harness.errors import ArtifactError
-from harness.foreign.fixed import FixedBatch, in_its_batches
+from harness.run.inputs import FixedBatch, in_its_batches
 from harness.types import AnyArray
 
 

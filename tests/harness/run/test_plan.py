@@ -15,8 +15,9 @@ from harness.detector import artifact
 from harness.errors import ArtifactError, DatasetError, HarnessError, UsageError
 from harness.records import record
 from harness.records.record import Record
-from harness.run import pipeline, worker
+from harness.run import job as job_module
 from harness.run import plan as plan_module
+from harness.run import worker
 from harness.run.plan import BenchRequest, Interrupted
 from harness.run.worker import Failure
 from harness.types import Case
@@ -216,7 +217,7 @@ def test_a_clock_that_is_behind_what_was_measured_is_refused(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tiny.request(tmp_path, "fake-work"))
-    monkeypatch.setattr(pipeline, "now", lambda: "1970-01-01T00:00:01.000000+00:00")
+    monkeypatch.setattr(job_module, "now", lambda: "1970-01-01T00:00:01.000000+00:00")
     with pytest.raises(
         UsageError, match=r"clock says 1970-01-01T00:00:01Z, and fake-work widget was measured at 20"
     ):

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from harness import cli, registry
+from harness.build import FitRequest
 from harness.datasets import synthetic
 from harness.detector import artifact
 from harness.detector.artifact import Artifact, Variant
 from harness.errors import ArtifactError, Unavailable
 from harness.run import quickstart, worker
-from harness.types import FitRequest
 from tests.conftest import Tiny, write_category
 
 

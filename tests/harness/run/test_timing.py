@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from harness.records.record import STAGES, Distribution
-from harness.timing import distribution, stages
+from harness.records.record import STAGES, Distribution, distribution
+from harness.run.pipeline import latency_stages
 
 
 def test_percentiles_are_interpolated_between_order_statistics() -> None:
@@ -37,7 +37,7 @@ def test_one_sample_is_every_percentile() -> None:
 
 
 def test_sums_of_stages_are_per_image() -> None:
-    found = stages(decode=[1, 2], preprocess=[10, 20], infer=[100, 200], head=[1000, 2000])
+    found = latency_stages(decode=[1, 2], preprocess=[10, 20], infer=[100, 200], head=[1000, 2000])
     assert found == {
         "decode": [1, 2],
         "preprocess": [10, 20],
@@ -50,17 +50,17 @@ def test_sums_of_stages_are_per_image() -> None:
 
 
 def test_what_was_not_measured_is_absent_and_so_is_every_sum_with_it() -> None:
-    assert stages(decode=[], preprocess=[], infer=[1], head=[2]) == {
+    assert latency_stages(decode=[], preprocess=[], infer=[1], head=[2]) == {
         "infer": [1],
         "head": [2],
         "infer_head": [3],
     }
-    assert stages(decode=[], preprocess=[], infer=[], head=[2]) == {"head": [2]}
+    assert latency_stages(decode=[], preprocess=[], infer=[], head=[2]) == {"head": [2]}
 
 
 def test_a_stage_of_the_device_counts_only_when_every_image_has_it() -> None:
     device = [{"compute": 1.0, "d2h": 2.0}, {"compute": 3.0}]
-    found = stages(decode=[], preprocess=[], infer=[5, 5], head=[1, 1], device=device)
+    found = latency_stages(decode=[], preprocess=[], infer=[5, 5], head=[1, 1], device=device)
     assert found["compute"] == [1.0, 3.0]
     assert not {"h2d", "d2h"} & set(found)
 
@@ -75,4 +75,4 @@ def test_stages_of_unequal_counts_are_refused(odd: str, count: int) -> None:
         "head": [1.0, 2.0],
     }
     with pytest.raises(ValueError, match=r"argument \d is (longer|shorter)"):
-        stages(**(given | {odd: [1.0] * count}))
+        latency_stages(**(given | {odd: [1.0] * count}))

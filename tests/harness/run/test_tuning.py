@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from harness import build, cli
+from harness.build import OmRequest
 from harness.detector import artifact
-from harness.detector.artifact import Artifact, OmRequest
+from harness.detector.artifact import Artifact
 from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailable, UsageError
 from harness.records.record import Device, Distribution, Record
+from harness.records.tuning import Trial, Tuned
 from harness.run import plan as plan_module
 from harness.run import tuning
-from harness.run.tuning import Trial, Tuned
 from harness.tables import tuning as tuning_table
 from tests.conftest import Tiny
 from tests.harness.record_factory import HOST, Outputs, Results, outputs

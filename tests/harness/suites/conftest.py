@@ -14,14 +14,16 @@ import msgspec
 import pytest
 
 from harness import __version__, datasets, registry
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact, Training, Weights
 from harness.errors import ArtifactError
 from harness.records.record import Record
 from harness.run import suite, suite_ready
+from harness.run.suite import Outcome
 from harness.run.suite import _fitted as fitted
-from harness.suites import Outcome, SuiteRequest, find, read
-from harness.types import FitRequest
+from harness.run.suite_ready import SuiteRequest
+from harness.suites import find, read
 from tests.conftest import Tiny, write_category
 
 SMALL = """\
@@ -62,13 +64,15 @@ class Bench:
         return SuiteRequest(suite=read(find(str(file))), **given)
 
     def run(self, text: str = SMALL, **changes: Any) -> Outcome:
-        return suite(
-            suite_ready(self.request(text, **changes)), say=self.said.append, report=self.reported.append
+        return suite.run(
+            suite_ready.ready(self.request(text, **changes)),
+            say=self.said.append,
+            report=self.reported.append,
         )
 
     def fit(self) -> None:
         """Leave the detectors of an earlier run behind, without measuring them."""
-        plan = suite_ready(self.request())
+        plan = suite_ready.ready(self.request())
         for step in plan.steps:
             fitted(plan, step)
 

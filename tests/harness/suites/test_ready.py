@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from harness import registry, suites
+from harness import registry
 from harness.errors import HarnessError, Unavailable, UsageError
+from harness.run import suite_ready
 from harness.run.suite_ready import missing_formats
 from tests.harness.suites.conftest import SMALL, Bench, pretend
 
@@ -18,14 +19,14 @@ from tests.harness.suites.conftest import SMALL, Bench, pretend
 def problems(bench: Bench, text: str = SMALL, **changes: Any) -> list[str]:
     """What the suite says is missing, one line each."""
     with pytest.raises(HarnessError) as caught:
-        suites.ready(bench.request(text, **changes))
+        suite_ready.ready(bench.request(text, **changes))
     first, *rest = str(caught.value).split("\n  - ")
     assert first == "the suite small cannot start; missing or wrong:"
     return rest
 
 
 def test_nothing_missing_is_a_step_per_category_in_the_suites_order(bench: Bench) -> None:
-    found = suites.ready(bench.request())
+    found = suite_ready.ready(bench.request())
     assert [step.category.name for step in found.steps] == ["widget", "gadget"]
     assert [step.path for step in found.steps] == [
         bench.out / "artifacts" / "small" / name for name in ("widget", "gadget")
@@ -67,9 +68,9 @@ def test_a_folder_of_data_that_is_not_there_is_one_problem(bench: Bench) -> None
 def test_only_what_the_machine_lacks_is_unavailable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, mindspore=False)
     with pytest.raises(Unavailable, match="MindSpore, which is not installed"):
-        suites.ready(bench.request())
+        suite_ready.ready(bench.request())
     with pytest.raises(UsageError, match="MindSpore, which is not installed"):
-        suites.ready(bench.request(weights=None))
+        suite_ready.ready(bench.request(weights=None))
 
 
 def test_a_category_without_test_images_is_missing(bench: Bench) -> None:
@@ -85,19 +86,19 @@ def test_a_category_the_suite_does_not_have_is_refused_with_the_nearest(bench: B
 
 def test_categories_asked_for_are_the_only_ones_looked_at(bench: Bench) -> None:
     shutil.rmtree(bench.data / "widget")
-    found = suites.ready(bench.request(categories=("gadget",)))
+    found = suite_ready.ready(bench.request(categories=("gadget",)))
     assert [step.category.name for step in found.steps] == ["gadget"]
 
 
 def test_backends_asked_for_go_before_the_suites(bench: Bench) -> None:
-    assert suites.ready(bench.request(backends=("fake-chatter", "fake-off"))).backends == (
+    assert suite_ready.ready(bench.request(backends=("fake-chatter", "fake-off"))).backends == (
         "fake-chatter",
         "fake-off",
     )
 
 
 def test_without_any_backend_named_every_runnable_one_is_taken(bench: Bench) -> None:
-    found = suites.ready(bench.request(SMALL.replace('backends = ["fake-work"]\n', ""))).backends
+    found = suite_ready.ready(bench.request(SMALL.replace('backends = ["fake-work"]\n', ""))).backends
     assert "fake-work" in found
     assert "fake-absent" not in found
 
@@ -113,7 +114,7 @@ def test_weights_of_another_backbone_are_missing_weights(bench: Bench) -> None:
 
 def test_a_detector_without_a_backbone_asks_for_no_weights(bench: Bench) -> None:
     text = 'detector = "ssim_ae"\nbackbone = "none"\ncategories = ["widget"]\nbackends = ["fake-work"]\n'
-    assert suites.ready(bench.request(text, weights=None)).steps[0].fitted is None
+    assert suite_ready.ready(bench.request(text, weights=None)).steps[0].fitted is None
 
 
 def test_patchcore_asks_for_faiss(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +123,7 @@ def test_patchcore_asks_for_faiss(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     (line,) = problems(bench, text)
     assert "pip install 'anomaly-parity-harness[faiss]'" in line
     pretend(monkeypatch, faiss=True)
-    suites.ready(bench.request(text))
+    suite_ready.ready(bench.request(text))
 
 
 def test_a_folder_that_cannot_be_written_is_missing(bench: Bench) -> None:
@@ -138,12 +139,12 @@ def test_detectors_of_an_earlier_run_need_neither_mindspore_nor_weights(
 ) -> None:
     bench.fit()
     pretend(monkeypatch, mindspore=False)
-    assert all(step.fitted is not None for step in suites.ready(bench.request(weights=None)).steps)
+    assert all(step.fitted is not None for step in suite_ready.ready(bench.request(weights=None)).steps)
 
 
 def test_another_format_to_export_needs_mindspore(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.fit()
-    found = suites.ready(bench.request()).steps[0].fitted
+    found = suite_ready.ready(bench.request()).steps[0].fitted
     assert found is not None
     assert missing_formats(found, ("fake-work", "onnxruntime-cpu")) == []
     assert missing_formats(found, ("fake-work", "mindspore-cpu")) == ["mindir"]
@@ -155,7 +156,7 @@ def test_another_format_to_export_needs_mindspore(bench: Bench, monkeypatch: pyt
 
 def test_any_format_that_a_backend_opens_will_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.fit()
-    found = suites.ready(bench.request()).steps[0].fitted
+    found = suite_ready.ready(bench.request()).steps[0].fitted
     assert found is not None
     monkeypatch.setattr(registry, "backend", lambda _: SimpleNamespace(formats=("mindir", "onnx")))
     assert missing_formats(found, ("fake-work",)) == []
@@ -179,7 +180,7 @@ def test_a_detector_fitted_otherwise_is_in_the_way_unless_forced(bench: Bench, t
     bench.fit()
     (line, _) = problems(bench, text)
     assert f"widget: fitted with {words}; --force fits it anew" in line
-    assert suites.ready(bench.request(text, force=True)).steps[0].fitted is None
+    assert suite_ready.ready(bench.request(text, force=True)).steps[0].fitted is None
 
 
 def test_other_training_images_are_another_detector(bench: Bench) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from harness import suites
+from harness.build import FitRequest
 from harness.detector import artifact
 from harness.errors import DatasetError, HarnessError
 from harness.records import record
-from harness.run import worker
+from harness.run import suite, suite_ready, worker
 from harness.run.worker import Failure
-from harness.types import FitRequest
 from tests.harness.suites.conftest import SMALL, Bench, pretend
 
 
@@ -149,7 +149,7 @@ class Stopped(HarnessError):  # noqa: N818 - as its model is named
 def test_an_interrupted_fit_keeps_what_is_finished(bench: Bench, error: BaseException) -> None:
     bench.ail["gadget"] = raises(error)
     with pytest.raises(
-        suites.Interrupted,
+        suite.Interrupted,
         match=r"^interrupted: 1 of 2 categories are finished and kept; the same command continues$",
     ):
         bench.run()
@@ -160,7 +160,7 @@ def test_an_interrupted_fit_keeps_what_is_finished(bench: Bench, error: BaseExce
 def test_a_category_that_failed_is_not_counted_as_finished(bench: Bench) -> None:
     bench.ail["widget"] = raises(DatasetError("too few images"))
     bench.ail["gadget"] = raises(KeyboardInterrupt())
-    with pytest.raises(suites.Interrupted, match=r"^interrupted: 0 of 2 categories"):
+    with pytest.raises(suite.Interrupted, match=r"^interrupted: 0 of 2 categories"):
         bench.run()
 
 
@@ -175,7 +175,7 @@ def test_an_interrupted_measurement_keeps_what_is_finished(
         return start(order, **settings)
 
     monkeypatch.setattr(worker, "start", interrupted)
-    with pytest.raises(suites.Interrupted, match="1 of 2 categories"):
+    with pytest.raises(suite.Interrupted, match="1 of 2 categories"):
         bench.run()
     assert [made.case.category for made in record.read_all(bench.out)] == ["widget"]
 
@@ -196,8 +196,8 @@ def test_suites_of_one_folder_are_kept_apart(bench: Bench) -> None:
     other = bench.root / "other.toml"
     other.write_text(SMALL, encoding="utf-8")
     request = bench.request(categories=("widget",))
-    plan = suites.ready(
-        suites.SuiteRequest(
+    plan = suite_ready.ready(
+        suite_ready.SuiteRequest(
             suite=suites.read(other),
             data=request.data,
             weights=request.weights,
@@ -205,7 +205,7 @@ def test_suites_of_one_folder_are_kept_apart(bench: Bench) -> None:
             categories=("widget",),
         )
     )
-    second = suites.run(plan, say=bench.said.append, report=bench.reported.append).records
+    second = suite.run(plan, say=bench.said.append, report=bench.reported.append).records
     assert [made.case.suite for made in (*first, *second)] == ["small", "other"]
     assert first[0].inputs_sha256 != second[0].inputs_sha256
     assert len(record.latest(record.read_all(bench.out))) == 2

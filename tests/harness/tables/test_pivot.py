@@ -11,9 +11,8 @@ import pytest
 from harness import cli, tables
 from harness.errors import RecordError
 from harness.records import record
-from harness.records.record import Data, Device
+from harness.records.record import Data, Device, distribution
 from harness.tables import pivot_text
-from harness.timing import distribution
 from tests.harness.record_factory import HOST, Results, images, outputs
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from backends.simulators import om
 from backends.simulators.acl import Board, HardwareWouldCrash, Latency, aipp
-from backends.simulators.acl.models import Model
+from backends.simulators.acl.objects import Model
 from tests.backends.simulators.acl.conftest import (
     GEARS,
     HOST_TO_DEVICE,

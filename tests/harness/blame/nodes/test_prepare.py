@@ -11,12 +11,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from harness import datasets, storage
+from harness import build, datasets, storage
 from harness.blame import cuts
 from harness.blame.nodes import PrepareRequest, prepare, side
+from harness.build import OmRequest
 from harness.cli import main
 from harness.detector import artifact
-from harness.detector.artifact import Artifact, OmRequest
+from harness.detector.artifact import Artifact
 from harness.errors import ArtifactError, RecordError, UsageError
 from harness.records import record
 from harness.run import plan
@@ -263,7 +264,7 @@ def test_a_simulated_board_compiles_the_cuts_and_its_float16_is_within_its_own_t
 ) -> None:
     for found in artifact.find(copied / "cuts" / cuts.CUTS, ()):
         request = OmRequest(soc="Ascend310", cann="7.0", atc="simulated")
-        artifact.export(found, "om", head_in_graph=True, om=request)
+        build.export(found, "om", head_in_graph=True, om=request)
     benched(copied / "cuts", copied / "ascend", "ascend310-simulated")
     (told,) = cuts.compare(copied / "cuts", copied / "ascend")
     assert (told.verdict, told.tolerance, told.simulated) == ("passed", 1e-2, True)

@@ -15,7 +15,7 @@ from harness import parity
 from harness.cli import main
 from harness.metrics.intervals import Interval, NoInterval
 from harness.parity import PROFILES, Asked, LevelReport, MetricChange, PairReport, compare
-from harness.parity.similarity import WINDOW, structural_similarity
+from harness.parity.levels.maps import WINDOW, structural_similarity
 from harness.parity.tolerances import precision_of
 from harness.records import record
 from harness.records.record import Device, EvidenceArrays, Record
