@@ -225,6 +225,6 @@ def _stage(artifact: Artifact, made: Plan, folder: Path) -> dict[str, str]:
     if made.source.format != "onnx":
         shutil.copyfile(file, folder / made.staged)
         return software
-    from exporters.ascend import opset  # onnx is not needed for AIR
+    from exporters import opset  # onnx is not needed for AIR
 
     return software | {"opset": str(opset.stage(file, folder / made.staged, made.cann))}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.ascend import opset
+from exporters import opset
 from exporters.errors import ExportError
 from exporters.quantize import float16, graph, int8
 from exporters.quantize.calibration import batches, spread

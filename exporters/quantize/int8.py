@@ -12,7 +12,7 @@ import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from exporters.ascend import opset
+from exporters import opset
 from exporters.errors import ExportError
 from harness.build import Calibration
 from harness.errors import MissingExtra

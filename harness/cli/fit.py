@@ -18,7 +18,7 @@ from harness.detector import settings as settings_module
 from harness.detector.artifact import Artifact
 from harness.detector.settings import Settings
 from harness.errors import UsageError, unknown
-from harness.run.processes import _Children, _slot
+from harness.run.processes import Children, slot
 from harness.types import Category
 
 DETECTORS = ("padim", "patchcore", "fastflow", "stpm", "ssim_ae")
@@ -244,8 +244,11 @@ def _require_known(names: Sequence[str], data: Path) -> None:
 
 
 def _fit_all(options: argparse.Namespace, names: Sequence[str]) -> int:
-    slots = [_slot(options, index) for index in range(options.jobs)]
-    children = _Children(options.arguments, slots)
+    slots = [
+        slot(index, jobs=options.jobs, workers=options.workers or 1, device=options.device)
+        for index in range(options.jobs)
+    ]
+    children = Children(options.arguments, slots)
     try:
         ends = children.run(names)
     except KeyboardInterrupt:

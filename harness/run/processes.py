@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import queue
@@ -17,39 +16,40 @@ from pathlib import Path
 from typing import IO
 
 from harness.errors import UsageError
+from harness.types import Device
 
 _VISIBLE = {"ascend": "ASCEND_RT_VISIBLE_DEVICES", "gpu": "CUDA_VISIBLE_DEVICES"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Slot:
+class Slot:
     """Where one of the processes side by side runs."""
 
     cores: frozenset[int]
     environment: Mapping[str, str]
 
 
-def _slot(options: argparse.Namespace, index: int) -> _Slot:
+def slot(index: int, *, jobs: int, workers: int, device: Device) -> Slot:
     """On a CPU the cores are shared out; else every process sees one device, its number 0."""
     cores = sorted(os.sched_getaffinity(0))
-    if options.jobs == 1:
-        return _Slot(cores=frozenset(cores), environment={})
-    if (options.workers or 1) > 1:
+    if jobs == 1:
+        return Slot(cores=frozenset(cores), environment={})
+    if workers > 1:
         raise UsageError("--jobs and --workers both want the devices: give one of them")
-    if options.device == "cpu":
-        if options.jobs > len(cores):
-            raise UsageError(f"--jobs {options.jobs}: {len(cores)} cores are usable here")
-        return _Slot(cores=frozenset(cores[index :: options.jobs]), environment={})
-    variable = _VISIBLE[options.device]
+    if device == "cpu":
+        if jobs > len(cores):
+            raise UsageError(f"--jobs {jobs}: {len(cores)} cores are usable here")
+        return Slot(cores=frozenset(cores[index::jobs]), environment={})
+    variable = _VISIBLE[device]
     visible = os.environ.get(variable, "").split(",") if os.environ.get(variable) else None
-    if visible is not None and options.jobs > len(visible):
-        raise UsageError(f"--jobs {options.jobs}: {variable} shows {len(visible)} devices")
-    device = str(index) if visible is None else visible[index]
-    return _Slot(cores=frozenset(cores), environment={variable: device, "DEVICE_ID": "0"})
+    if visible is not None and jobs > len(visible):
+        raise UsageError(f"--jobs {jobs}: {variable} shows {len(visible)} devices")
+    shown = str(index) if visible is None else visible[index]
+    return Slot(cores=frozenset(cores), environment={variable: shown, "DEVICE_ID": "0"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _End:
+class End:
     """How a category's process ended."""
 
     code: int
@@ -57,13 +57,13 @@ class _End:
     words: str
 
 
-class _Children:
+class Children:
     """Processes that fit a category each, as many at once as there are slots."""
 
-    def __init__(self, arguments: Sequence[str], slots: Sequence[_Slot]) -> None:
-        self.ends: dict[str, _End] = {}
+    def __init__(self, arguments: Sequence[str], slots: Sequence[Slot]) -> None:
+        self.ends: dict[str, End] = {}
         self._arguments = arguments
-        self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
             self._slots.put(slot)
         self._count = len(slots)
@@ -72,7 +72,7 @@ class _Children:
         self._stopping = False
         self._lock = threading.Lock()
 
-    def run(self, names: Sequence[str]) -> dict[str, _End]:
+    def run(self, names: Sequence[str]) -> dict[str, End]:
         """Fit them all; on Ctrl-C have those under way write their checkpoints, and start no more."""
         with ThreadPoolExecutor(self._count, initializer=self._take_slot) as pool:
             try:
@@ -86,10 +86,10 @@ class _Children:
         self._own.slot = self._slots.get()
         os.sched_setaffinity(0, self._own.slot.cores)  # of this thread, and of the processes it starts
 
-    def _fit(self, name: str) -> _End:
+    def _fit(self, name: str) -> End:
         process = self._start(name)
         if process is None:
-            return _End(code=130, words="not begun")
+            return End(code=130, words="not begun")
         last: list[str] = []
         with process:
             errors = threading.Thread(target=_repeat, args=(name, process.stderr, sys.stderr, last))
@@ -98,7 +98,7 @@ class _Children:
             errors.join()
         with self._lock:
             self._alive.discard(process)
-        self.ends[name] = _End(code=process.returncode, words=_last_words(process.returncode, last))
+        self.ends[name] = End(code=process.returncode, words=_last_words(process.returncode, last))
         return self.ends[name]
 
     def _start(self, name: str) -> subprocess.Popen[str] | None:

@@ -27,6 +27,11 @@ except ImportError as _error:
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """Opset of the standard operators."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
     """A float tensor that a node computes from the network's input."""

@@ -18,10 +18,9 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 
-from exporters.ascend import opset
 from harness import __version__, storage
 from harness.blame import cuts
-from harness.blame.nodes.graph import Graph, Tensor
+from harness.blame.nodes.graph import Graph, Tensor, opset_of
 from harness.blame.nodes.side import Side, chosen, repeated
 from harness.detector import artifact
 from harness.detector.artifact import HEAD, HeadSpec, Manifest, TensorSpec, Variant
@@ -220,7 +219,7 @@ def _with_head(model: Any, graph: Graph) -> Any:
         node.output[:] = [renamed.get(name, name) for name in node.output]
     for value in model.graph.output:
         value.name = renamed.get(value.name, value.name)
-    as_input = opset.version(model) >= _AXES_AS_INPUT
+    as_input = opset_of(model) >= _AXES_AS_INPUT
     for source, target, axes in ((graph.input.name, MAP, [1]), (MAP, SCORE, [1, 2])):
         if as_input:
             name = f"{_PREFIX}{target}.axes"

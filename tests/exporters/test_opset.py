@@ -34,7 +34,7 @@ def model(opset: int, operator: str = "Sigmoid") -> Any:
     ],
 )
 def test_each_release_takes_its_opsets(cann: str, opsets: tuple[int, int]) -> None:
-    from exporters.ascend import opset
+    from exporters import opset
 
     assert opset.accepted(cann) == opsets
 
@@ -49,7 +49,7 @@ def test_each_release_takes_its_opsets(cann: str, opsets: tuple[int, int]) -> No
     ],
 )
 def test_other_releases_are_refused(cann: str, message: str) -> None:
-    from exporters.ascend import opset
+    from exporters import opset
 
     with pytest.raises(UsageError, match=message):
         opset.accepted(cann)
@@ -60,7 +60,7 @@ def test_other_releases_are_refused(cann: str, message: str) -> None:
     [(17, "5.0", 13), (17, "7.0", 17), (19, "8.0", 18), (9, "8.0", 11), (9, "7.0", 9)],
 )
 def test_the_nearest_opset_is_taken(has: int, cann: str, gets: int) -> None:
-    from exporters.ascend import opset
+    from exporters import opset
 
     given = model(has)
     found = opset.converted(given, cann)
@@ -69,7 +69,7 @@ def test_the_nearest_opset_is_taken(has: int, cann: str, gets: int) -> None:
 
 
 def test_what_onnx_cannot_bring_down_is_refused() -> None:
-    from exporters.ascend import opset
+    from exporters import opset
 
     with pytest.raises(
         ExportError, match=r"opset 18, the atc of CANN 5.0 takes 9 to 13, and ONNX cannot convert it"
@@ -85,7 +85,7 @@ def off(array: Any) -> Any:
 def test_a_converted_model_that_computes_something_else_is_refused(
     monkeypatch: pytest.MonkeyPatch, lie: Callable[[Any], Any]
 ) -> None:
-    from exporters.ascend import opset
+    from exporters import opset
 
     run = opset._run
     monkeypatch.setattr(
