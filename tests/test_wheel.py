@@ -113,7 +113,7 @@ def test_a_suite_that_travels_with_it_says_all_that_is_missing(installed: Instal
 
 
 def test_the_published_tables_travel_with_it(installed: Installed) -> None:
-    code = "from harness import published, suites; print(len(published.read().rows), *suites.names())"
+    code = "from harness import suites; from harness.suites import published; print(len(published.read().rows), *suites.names())"
     done = subprocess.run(
         [str(installed.python), "-c", code], cwd=installed.empty, capture_output=True, text=True, check=True
     )

@@ -210,7 +210,7 @@ INTERRUPTED = """
 import gc, os, signal, sys
 from pathlib import Path
 from backends import openvino
-from harness import artifact
+from harness.detector import artifact
 signal.signal(signal.SIGINT, signal.default_int_handler)
 found = artifact.read(Path(sys.argv[1]))
 sessions = [openvino.cpu.open(found, found.manifest.variants[0], threads=1) for _ in range(2)]

@@ -29,7 +29,7 @@ def undescribed() -> Iterator[None]:
 def in_a_child(code: str) -> str:
     """What `code` prints in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import os, threading; from harness import host; {code}"],
+        [sys.executable, "-c", f"import os, threading; from harness import machine; {code}"],
         capture_output=True,
         text=True,
         check=True,
@@ -52,10 +52,10 @@ def git(folder: Path, *arguments: str) -> str:
 @pytest.mark.parametrize("threads", range(1, machine.usable_cores() + 1))
 def test_a_pinned_process_keeps_to_that_many_cores_threads_included(threads: int) -> None:
     found = in_a_child(
-        f"before = sorted(os.sched_getaffinity(0)); host.pin({threads}); seen = []; "
+        f"before = sorted(os.sched_getaffinity(0)); machine.pin({threads}); seen = []; "
         "thread = threading.Thread(target=lambda: seen.append(sorted(os.sched_getaffinity(0)))); "
         "thread.start(); thread.join(); "
-        "print([before, sorted(os.sched_getaffinity(0)), seen[0], host.usable_cores()])"
+        "print([before, sorted(os.sched_getaffinity(0)), seen[0], machine.usable_cores()])"
     )
     before, own, of_thread, usable = json.loads(found)
     assert own == of_thread == before[:threads]
@@ -78,14 +78,14 @@ def test_more_cores_than_there_are_and_fewer_than_one_are_refused() -> None:
 def test_peak_memory_is_the_childs_and_not_the_parents() -> None:
     ballast = np.ones(500 << 20, np.uint8)
     assert machine.peak_memory_bytes() > ballast.nbytes
-    assert int(in_a_child("print(host.peak_memory_bytes())")) < 200 << 20
+    assert int(in_a_child("print(machine.peak_memory_bytes())")) < 200 << 20
     del ballast
 
 
 def test_peak_memory_is_in_bytes_and_stays_after_the_memory_is_given_back() -> None:
     found = in_a_child(
-        "before = host.peak_memory_bytes(); ballast = b'x' * (300 << 20); del ballast; "
-        "print([before, host.peak_memory_bytes()])"
+        "before = machine.peak_memory_bytes(); ballast = b'x' * (300 << 20); del ballast; "
+        "print([before, machine.peak_memory_bytes()])"
     )
     before, after = json.loads(found)
     assert after - before == pytest.approx(300 << 20, rel=0.01)
@@ -113,16 +113,16 @@ def test_the_code_of_a_checkout_is_named_by_its_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "harness").mkdir()
-    (tmp_path / "harness" / "host.py").write_text("first")
+    (tmp_path / "harness" / "machine.py").write_text("first")
     git(tmp_path, "init")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "first")
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "harness" / "host.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "harness" / "machine.py"))
     (tmp_path / "untracked").write_text("results of a run")
     found = machine.describe()
     assert (found.git_commit, found.git_dirty) == (git(tmp_path, "rev-parse", "HEAD"), False)
     assert re.fullmatch("[0-9a-f]{40}", found.git_commit or "")
-    (tmp_path / "harness" / "host.py").write_text("changed")
+    (tmp_path / "harness" / "machine.py").write_text("changed")
     machine.describe.cache_clear()
     assert machine.describe().git_dirty is True
 
@@ -135,7 +135,7 @@ def test_an_installed_wheel_has_no_commit_even_inside_another_checkout(
     git(tmp_path, "init")
     git(tmp_path, "commit", "--allow-empty", "-m", "someone else's")
     (tmp_path / "site-packages" / "harness").mkdir(parents=True)
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "site-packages" / "harness" / "host.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "site-packages" / "harness" / "machine.py"))
     found = machine.describe()
     assert (found.git_commit, found.git_dirty) == (None, None)
 
@@ -143,7 +143,7 @@ def test_an_installed_wheel_has_no_commit_even_inside_another_checkout(
 @pytest.mark.usefixtures("undescribed")
 def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "harness" / "host.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "harness" / "machine.py"))
     monkeypatch.setenv("PATH", str(tmp_path))
     found = machine.describe()
     assert (found.git_commit, found.git_dirty) == (None, None)

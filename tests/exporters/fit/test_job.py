@@ -184,9 +184,10 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from exporters.fit import job
-from harness import artifact, datasets
+from harness import datasets
+from harness.build import FitRequest
+from harness.detector import artifact
 from harness.detector.settings import Padim
-from harness.types import FitRequest
 artifact.write_manifest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # the arrays are written by then
 job.fit(FitRequest(detector="padim", backbone="resnet18", weights=None, dataset="data", settings=Padim(resize=72, crop=64, channels=50), force=True,
     category=datasets.load_category(Path({data!r}), "widget"), out=Path({out!r})))

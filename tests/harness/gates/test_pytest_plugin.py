@@ -113,7 +113,7 @@ def test_a_session_without_interleaved_tests_writes_only_when_asked(pytester: py
 @pytest.fixture
 def processes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A benchmark whose second process ends as `how` says; an earlier session has measured it."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
     pytester.makepyfile(
         f"""
         import os, signal
