@@ -23,6 +23,7 @@ from harness import machine, registry
 from harness.detector.preprocess import Preprocessor
 from harness.run import pipeline, plan
 from harness.run.job import Job
+from harness.run.options import RunOptions
 from harness.run.plan import BenchRequest
 from tests.conftest import SHARED, make_tiny
 
@@ -55,14 +56,14 @@ def bare_loop(job: Job) -> Callable[[], list[float]]:
 
 def compare(job: Job, *, repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Print the ratios; the scores of both sides must be the same."""
-    bare, warm_up, marks = bare_loop(job), pipeline._warm_up, dict[str, float]()  # noqa: SLF001
+    bare, warm_up, marks = bare_loop(job), pipeline.warm_up, dict[str, float]()
 
     def marked(*arguments: Any) -> float:
         taken = warm_up(*arguments)
         marks["first image"] = time.perf_counter()
         return taken
 
-    monkeypatch.setattr(pipeline, "_warm_up", marked)
+    monkeypatch.setattr(pipeline, "warm_up", marked)
     expected = bare()
     loops, cases, wholes = list[float](), list[float](), list[float]()
     for _ in range(repeats):
@@ -113,7 +114,7 @@ def test_overhead_on_real_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         categories=("bottle",),
         backends=("onnxruntime-cpu",),
         out=tmp_path / "results",
-        threads=machine.usable_cores(),
+        options=RunOptions(threads=machine.usable_cores()),
     )
     (job,) = plan.plan(request).jobs
     compare(job, repeats=5, monkeypatch=monkeypatch)

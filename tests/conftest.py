@@ -32,6 +32,7 @@ from harness.detector.artifact import (
 from harness.detector.preprocess import Preprocessor, standard_steps
 from harness.detector.settings import Padim
 from harness.heads.padim import OUTPUT
+from harness.run.options import RunOptions
 from harness.run.plan import BenchRequest
 from harness.types import AnyArray, Category, Float32
 
@@ -73,9 +74,12 @@ class Tiny:
     artifact: Path
 
     def request(self, out: Path, *backends: str, **settings: Any) -> BenchRequest:
-        """A bench of the detector; `settings` are fields of `BenchRequest`."""
-        wanted = {"artifacts": (self.artifact,), "data": self.data, "categories": (), **settings}
-        return BenchRequest(out=out, backends=backends or ("onnxruntime-cpu",), **wanted)
+        """A bench of the detector; `settings` are fields of `BenchRequest` or of its `RunOptions`."""
+        options = {name: settings.pop(name) for name in RunOptions.__slots__ if name in settings}
+        fields = {"artifacts": (self.artifact,), "data": self.data, "categories": (), **settings}
+        return BenchRequest(
+            out=out, backends=backends or ("onnxruntime-cpu",), options=RunOptions(**options), **fields
+        )
 
 
 @pytest.fixture(scope="session")

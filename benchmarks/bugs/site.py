@@ -21,6 +21,7 @@ from harness.detector.artifact import Artifact, Variant
 from harness.records import batches
 from harness.run import external
 from harness.run import plan as plan_module
+from harness.run.options import RunOptions
 from harness.types import Category, Float32, Sample
 
 VARIANT = "onnx-fp32"
@@ -63,7 +64,8 @@ class Site:
         return self.category().root
 
     def bench(self, backend: str = "onnxruntime-cpu", *, variant: str | None = None, **settings: Any) -> None:
-        """`harness bench --artifact … --save-outputs`; `settings` are further fields of `BenchRequest`."""
+        """`harness bench ARTIFACT --save-outputs`; `settings` are fields of `BenchRequest` or of its `RunOptions`."""
+        options = {name: settings.pop(name) for name in RunOptions.__slots__ if name in settings}
         request = plan_module.BenchRequest(
             **{
                 "artifacts": (self.artifact,),
@@ -72,13 +74,13 @@ class Site:
                 "backends": (backend,),
                 "out": self.results,
                 "variants": () if variant is None else (variant,),
-                "warmup": 1,
+                "options": RunOptions(**{"warmup": 1, **options}),
                 "save_outputs": True,
                 "inputs": self.inputs,
                 **settings,
             }
         )
-        plan_module.run(plan_module.plan(request), timeout=request.timeout, report=lambda _: None)
+        plan_module.run(plan_module.plan(request), timeout=request.options.timeout, report=lambda _: None)
 
     def write_inputs(self, *, batch_size: int | None = None, format_: batches.Format = "npy") -> None:
         """`harness inputs`."""
@@ -141,7 +143,6 @@ class Site:
             outputs=outputs,
             program=program,
             out=self.results,
-            threads=1,
         )
         plan = plan_module.planned(external.jobs(request), self.results, force=False)
         plan_module.run(plan, timeout=600, report=lambda _: None)

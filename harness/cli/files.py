@@ -3,96 +3,32 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from harness.cli.arguments import (
-    add_category,
-    add_json,
-    add_masks,
-    label,
-    path,
-    positive,
-    seconds,
-    wanted,
-)
-from harness.cli.outcome import run_jobs
+from harness.cli import arguments
+from harness.cli.arguments import Parser, categories, path, positive
 from harness.errors import UsageError
 
 
-def add(commands: Any) -> None:
-    """Add the parsers of these commands."""
-    for command in (_add_inputs, _add_score, _add_pack, _add_merge):
-        command(commands)
-
-
-def _add_inputs(commands: Any) -> None:
-    inputs = commands.add_parser(
-        "inputs", help="write the preprocessed test images for a runner outside the harness (docs/files.md)"
+def add_inputs(parser: Parser) -> None:
+    """Add the options of `inputs`."""
+    parser.describe(
+        "Write the preprocessed test images, so that a program outside the harness runs the network on them. "
+        "`score` then makes records from its outputs (docs/files.md).",
+        example="inputs artifacts/padim-resnet18 --data data --to inputs --format bin",
     )
-    inputs.add_argument("artifact", type=path, metavar="ARTIFACT", help="artifact, or a folder of them")
-    inputs.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of the categories")
-    add_category(inputs)
-    inputs.add_argument("--to", type=path, required=True, metavar="OUT", help="a new or empty folder")
-    inputs.add_argument("--variant", metavar="ID", help="(the only one)")
-    inputs.add_argument(
-        "--batch-size", type=positive, metavar="N", help="images per batch (the variant's, or 1)"
+    arguments.add_artifact(parser)
+    arguments.add_data(parser)
+    arguments.add_category(parser)
+    parser.add_argument("--to", type=path, required=True, metavar="OUT", help="a new or empty folder")
+    parser.add_argument(
+        "--variant", metavar="ID", help="variant that the program runs (default: the only one)"
     )
-    inputs.add_argument("--format", choices=("npy", "bin"), default="npy", help="(%(default)s)")
-    inputs.set_defaults(run=_inputs)
-
-
-def _add_score(commands: Any) -> None:
-    score = commands.add_parser(
-        "score", help="turn the outputs another program wrote for such inputs into records (docs/files.md)"
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", help="images per batch (default: the variant's, or 1)"
     )
-    score.add_argument("artifact", type=path, metavar="ARTIFACT", help="artifact, or a folder of them")
-    score.add_argument("--inputs", type=path, required=True, metavar="DIR", help="what `inputs` wrote")
-    score.add_argument("--outputs", type=path, required=True, metavar="DIR", help="what the program wrote")
-    score.add_argument(
-        "--from",
-        dest="program",
-        choices=("ais_bench", "cpp", "npy"),
-        required=True,
-        help="how its files are named",
-    )
-    score.add_argument("--output-dtype", choices=("float32", "float16"), help="of .bin files (float32)")
-    score.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of the categories")
-    add_category(score)
-    score.add_argument(
-        "--label", type=label, metavar="NAME", help="tells outputs of several programs or boards apart"
-    )
-    score.add_argument(
-        "--out", type=path, default=Path("results"), metavar="DIR", help="results folder (%(default)s)"
-    )
-    score.add_argument("--threads", type=positive, metavar="N", help="cores of head and metrics (all usable)")
-    add_masks(score)
-    score.add_argument("--timeout", type=seconds, default=600.0, metavar="S", help=argparse.SUPPRESS)
-    score.add_argument("--force", action="store_true", help="score finished cases again")
-    add_json(score)
-    score.set_defaults(run=_score)
-
-
-def _add_pack(commands: Any) -> None:
-    pack = commands.add_parser("pack", help="put records and evidence into one file, to carry elsewhere")
-    pack.add_argument("results", type=path, metavar="RESULTS")
-    pack.add_argument("--to", type=path, required=True, metavar="FILE")
-    pack.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="of record files, `*_ascend310_*`; repeats",
-    )
-    pack.set_defaults(run=_pack)
-
-
-def _add_merge(commands: Any) -> None:
-    merge = commands.add_parser("merge", help="add such a file to a results folder, all of it or nothing")
-    merge.add_argument("file", type=path, metavar="FILE")
-    merge.add_argument("--into", type=path, default=Path("results"), metavar="RESULTS", help="(%(default)s)")
-    merge.add_argument("--force", action="store_true", help="replace other records of the same name")
-    merge.set_defaults(run=_merge)
+    parser.add_argument("--format", choices=("npy", "bin"), default="npy", help="format of the files")
+    parser.set_defaults(run=_inputs)
 
 
 def _inputs(options: argparse.Namespace) -> int:
@@ -100,20 +36,22 @@ def _inputs(options: argparse.Namespace) -> int:
     from harness.detector import artifact
     from harness.records import batches
 
-    found = artifact.find(options.artifact, wanted(options, ()))
-    alone = len(found) == 1 and found[0].path == options.artifact
+    detectors = artifact.find(options.artifact, categories(options))
+    alone = len(detectors) == 1 and detectors[0].path == options.artifact
     with storage.new_folder(options.to) as folder:
-        for item in found:
-            known = {variant.id: variant for variant in item.manifest.variants}
-            if options.variant is None and len(known) > 1:
-                raise UsageError(f"{item.path}: name one of its variants with --variant: {', '.join(known)}")
-            chosen = options.variant or next(iter(known), "")
-            if chosen not in known:
-                raise UsageError(errors.unknown(f"variant of {item.path}", chosen, known))
-            category = datasets.load_category(options.data, item.manifest.category)
+        for detector in detectors:
+            variants = {variant.id: variant for variant in detector.manifest.variants}
+            if options.variant is None and len(variants) > 1:
+                raise UsageError(
+                    f"{detector.path}: name one of its variants with --variant: {', '.join(variants)}"
+                )
+            chosen = options.variant or next(iter(variants), "")
+            if chosen not in variants:
+                raise UsageError(errors.unknown(f"variant of {detector.path}", chosen, variants))
+            category = datasets.load_category(options.data, detector.manifest.category)
             index = batches.write(
-                item,
-                known[chosen],
+                detector,
+                variants[chosen],
                 category,
                 folder if alone else folder / category.name,
                 batch_size=options.batch_size,
@@ -123,46 +61,120 @@ def _inputs(options: argparse.Namespace) -> int:
                 f"{category.name}: {len(index.images)} images in {len(index.batches)} batches for {chosen}, "
                 f"input {index.input.name!r} {index.input.dtype} {index.layout}"
             )
-    print(f"{options.to}: written whole; docs/files.md says how outputs must be named")
+    print(f"{options.to}: complete; docs/files.md says how outputs must be named")
     return 0
 
 
+def add_score(parser: Parser) -> None:
+    """Add the options of `score`."""
+    parser.describe(
+        "Make records from the outputs that a program outside the harness wrote for the batches of `inputs` "
+        "(docs/files.md).",
+        example="score artifacts --inputs inputs --outputs out --from cpp --data data",
+    )
+    arguments.add_artifact(parser)
+    parser.add_argument(
+        "--inputs", type=path, required=True, metavar="DIR", help="folder that `inputs` wrote"
+    )
+    parser.add_argument(
+        "--outputs", type=path, required=True, metavar="DIR", help="folder of the program's outputs"
+    )
+    parser.add_argument(
+        "--from",
+        dest="program",
+        choices=("ais_bench", "cpp", "npy"),
+        required=True,
+        help="how the program names its files",
+    )
+    parser.add_argument(
+        "--output-dtype",
+        choices=("float32", "float16"),
+        help="type of the numbers in .bin files (default: float32)",
+    )
+    arguments.add_data(parser)
+    arguments.add_category(parser)
+    parser.add_argument(
+        "--label", type=arguments.label, metavar="NAME", help="distinguishes several programs or boards"
+    )
+    arguments.add_results(parser, "--out", "results folder")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="cores for head and metrics (default: all usable)"
+    )
+    arguments.add_masks(parser)
+    parser.add_argument(
+        "--timeout", type=arguments.seconds, default=600.0, metavar="S", help=argparse.SUPPRESS
+    )
+    arguments.add_force(parser, "score finished cases again")
+    arguments.add_json(parser)
+    parser.set_defaults(run=_score)
+
+
 def _score(options: argparse.Namespace) -> int:
-    from harness import machine
-    from harness.run import external
+    from harness.cli.outcome import run_jobs, run_options
+    from harness.run.external import ScoreRequest, jobs
 
     if options.output_dtype is not None and options.program == "npy":
-        raise UsageError("score --output-dtype is of .bin files: a .npy file says its own type")
-    request = external.ScoreRequest(
+        raise UsageError("score --output-dtype is for .bin files: a .npy file contains its own type")
+    request = ScoreRequest(
         artifacts=options.artifact,
         data=options.data,
-        categories=wanted(options, ()),
+        categories=categories(options),
         inputs=options.inputs,
         outputs=options.outputs,
         program=options.program,
         out=options.out,
-        threads=options.threads or machine.usable_cores(),
         label=options.label,
         output_dtype=options.output_dtype or "float32",
-        mask_threshold=127 if options.mask_threshold is None else options.mask_threshold,
-        mask_resize=options.mask_resize or "nearest",
+        options=run_options(options),
     )
-    return run_jobs(external.jobs(request), options)
+    return run_jobs(jobs(request), options)
+
+
+def add_pack(parser: Parser) -> None:
+    """Add the options of `pack`."""
+    parser.describe(
+        "Put records, evidence and saved outputs into one file, to carry them to another machine.",
+        example="pack results --to board.pack --only '*_ascend310_*'",
+    )
+    parser.add_argument("results", type=path, metavar="RESULTS", help="folder of the records")
+    parser.add_argument("--to", type=path, required=True, metavar="FILE", help="the file to write")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only record files whose names match, for example '*_ascend310_*'; repeatable",
+    )
+    parser.set_defaults(run=_pack)
 
 
 def _pack(options: argparse.Namespace) -> int:
     from harness.records import archive
 
     names = archive.pack(options.results, options.to, only=options.only)
-    print(f"{options.to}: {len(names)} files, {sum('/' not in name for name in names)} of them records")
+    print(f"{options.to}: {len(names)} files, {_records(names)} of them records")
     return 0
+
+
+def add_merge(parser: Parser) -> None:
+    """Add the options of `merge`."""
+    parser.describe(
+        "Add the files of a packed file to a results folder, completely or not at all.",
+        example="merge board.pack --into results",
+    )
+    parser.add_argument("file", type=path, metavar="FILE", help="file that `pack` wrote")
+    arguments.add_results(parser, "--into", "results folder")
+    arguments.add_force(parser, "replace other records of the same name")
+    parser.set_defaults(run=_merge)
 
 
 def _merge(options: argparse.Namespace) -> int:
     from harness.records import archive
 
     names = archive.merge(options.file, options.into, force=options.force)
-    print(
-        f"{options.into}: {len(names)} files added, {sum('/' not in name for name in names)} of them records"
-    )
+    print(f"{options.into}: {len(names)} files added, {_records(names)} of them records")
     return 0
+
+
+def _records(names: Sequence[str]) -> int:
+    return sum("/" not in name for name in names)

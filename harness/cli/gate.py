@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
-from typing import Any
 
-from harness.cli.arguments import add_json, path
+from harness.cli.arguments import Parser, add_json, add_results
 from harness.cli.outcome import EXIT
 
 
-def _add_gate(commands: Any) -> None:
-    gate = commands.add_parser(
-        "gate", help="judge records and benchmarks by rules: passed, failed or not measured (docs/gates.md)"
+def add_gate(parser: Parser) -> None:
+    """Add the options of `gate`."""
+    parser.describe(
+        "Judge records and benchmarks by rules: passed, failed or not measured (docs/gates.md).",
+        example="gate rules.toml --results results",
     )
-    _add_rules(gate)
-    add_json(gate)
-    gate.set_defaults(run=_gate)
-
-
-def _add_baseline(commands: Any) -> None:
-    actions = commands.add_parser("baseline", help="what gates compare with").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    update = actions.add_parser("update", help="take over the records that the rules compare with")
-    _add_rules(update)
-    update.set_defaults(run=_baseline_update)
-
-
-def _add_rules(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("rules", metavar="RULES", help="a TOML file, or the name of rules that are shipped")
-    parser.add_argument("--results", type=path, default=Path("results"), metavar="DIR", help="(%(default)s)")
+    _add_rules(parser)
+    add_json(parser)
+    parser.set_defaults(run=_gate)
 
 
 def _gate(options: argparse.Namespace) -> int:
@@ -42,9 +28,29 @@ def _gate(options: argparse.Namespace) -> int:
     return EXIT[report.verdict]
 
 
-def _baseline_update(options: argparse.Namespace) -> int:
+def add_baseline(parser: Parser) -> None:
+    """Add the actions of `baseline`."""
+    example = "baseline update rules.toml --results results"
+    parser.describe("Manage the records that gates compare with (docs/gates.md).", example=example)
+    update = parser.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "update", help="replace the baseline by the current records"
+    )
+    update.describe(
+        "Replace the baseline by the current records, so that the rules compare with these from now on.",
+        example=example,
+    )
+    _add_rules(update)
+    update.set_defaults(run=_update)
+
+
+def _update(options: argparse.Namespace) -> int:
     from harness import gates
 
     changes = gates.update(gates.find(options.rules), options.results)
-    print("\n".join(changes) or "the baseline is as it was")
+    print("\n".join(changes) or "the baseline is unchanged")
     return 0
+
+
+def _add_rules(parser: Parser) -> None:
+    parser.add_argument("rules", metavar="RULES", help="a TOML file, or the name of shipped rules")
+    add_results(parser)

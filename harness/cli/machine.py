@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
-from harness.cli.arguments import add_json
-
-
-def add(commands: Any) -> None:
-    """Add the parsers of these commands."""
-    for command in (_add_backends, _add_doctor):
-        command(commands)
+from harness.cli.arguments import Parser, add_json
 
 
-def _add_backends(commands: Any) -> None:
-    backends = commands.add_parser("backends", help="which backends can run here; which cannot, and why")
-    add_json(backends)
-    backends.set_defaults(run=_backends)
-
-
-def _add_doctor(commands: Any) -> None:
-    doctor = commands.add_parser(
-        "doctor", help="walk what a backend needs, down to a model that runs; say what is missing"
+def add_backends(parser: Parser) -> None:
+    """Add the options of `backends`."""
+    parser.describe(
+        "List every backend, the formats it opens, and whether it runs here; if not, why and what to do.",
+        example="backends",
     )
-    doctor.add_argument("--backend", required=True, metavar="NAME", help="see: python -m harness backends")
-    add_json(doctor)
-    doctor.set_defaults(run=_doctor)
+    add_json(parser)
+    parser.set_defaults(run=_backends)
 
 
 def _backends(options: argparse.Namespace) -> int:
@@ -35,14 +23,10 @@ def _backends(options: argparse.Namespace) -> int:
     from harness.run import worker
 
     reasons = worker.probe_all()
+    formats = {name: registry.backend(name).formats for name in reasons}
     if options.json:
         rows = [
-            {
-                "backend": name,
-                "runs_here": reason is None,
-                "reason": reason,
-                "formats": registry.backend(name).formats,
-            }
+            {"backend": name, "runs_here": reason is None, "reason": reason, "formats": formats[name]}
             for name, reason in reasons.items()
         ]
         print(json.dumps({"backends": rows}))
@@ -50,12 +34,23 @@ def _backends(options: argparse.Namespace) -> int:
     from tabulate import tabulate
 
     body = [
-        [name, ", ".join(registry.backend(name).formats), "yes" if reason is None else "no", reason or ""]
+        [name, ", ".join(formats[name]), "yes" if reason is None else "no", reason or ""]
         for name, reason in reasons.items()
     ]
-    header = ["backend", "runs", "here", "why not, and what would make it"]
+    header = ["backend", "formats", "runs here", "why not, and what to do"]
     print(tabulate(body, header, tablefmt="rounded_outline", maxcolwidths=[None, None, None, 70]))
     return 0
+
+
+def add_doctor(parser: Parser) -> None:
+    """Add the options of `doctor`."""
+    parser.describe(
+        "Check step by step what a backend needs, down to a smoke model that runs, and say what is missing.",
+        example="doctor --backend onnxruntime-cpu",
+    )
+    parser.add_argument("--backend", required=True, metavar="NAME", help="list: python -m harness backends")
+    add_json(parser)
+    parser.set_defaults(run=_doctor)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Parse, call, exit. Nothing heavy is imported before a command needs it.
+"""Parse, call, exit. Only the module of the requested command is imported, and it imports heavy modules when it runs.
 
 Exit codes: 0 done and passed, 1 a verdict failed, 2 wrong use, 3 something could not be measured (1 beats 3 beats 0),
 130 interrupted.
@@ -7,39 +7,61 @@ Exit codes: 0 done and passed, 1 a verdict failed, 2 wrong use, 3 something coul
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
-import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from harness import __version__
-from harness.cli import bench, data, export, files, fit, machine, parity, tables
+from harness.cli.arguments import Parser
 from harness.errors import HarnessError
+
+COMMANDS = {
+    "bench": ("bench", "measure accuracy and latency on one or more backends"),
+    "reproduce": ("reproduce", "fit, export and measure with the settings of a published table"),
+    "replay": ("replay", "score saved outputs again, without data set, model and device"),
+    "fit": ("fit", "fit a detector on the good images of a category"),
+    "import": ("fit", "use what another program has learnt"),
+    "settings": ("fit", "list a detector's settings with their defaults"),
+    "export": ("export", "write runnable variants of an artifact's network"),
+    "tune": ("tune", "try settings of float16 and int8, and print the Pareto front of accuracy and latency"),
+    "onnx": ("onnx", "describe an ONNX model from elsewhere"),
+    "inputs": ("files", "write preprocessed test images for a program outside the harness"),
+    "score": ("files", "make records from the outputs that such a program wrote"),
+    "pack": ("files", "put records and evidence into one file, to carry elsewhere"),
+    "merge": ("files", "add a packed file to a results folder, completely or not at all"),
+    "parity": ("parity", "judge from records whether backends agree"),
+    "blame": ("blame", "find the node at which two backends first differ"),
+    "gate": ("gate", "judge records and benchmarks by rules: passed, failed or not measured"),
+    "baseline": ("gate", "manage the records that gates compare with"),
+    "tables": ("tables", "print tables from records"),
+    "backends": ("machine", "list the backends; which run here, and why others do not"),
+    "doctor": ("machine", "check step by step what a backend needs, down to a model that runs"),
+    "data": ("data", "make or check data sets"),
+    "weights": ("data", "convert backbone weights"),
+}
+"""Command → the module of `harness.cli` that has its `add_COMMAND`, and one line of help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code."""
-    asked = sys.argv[1:] if arguments is None else arguments
-    options = argparse.Namespace(json="--json" in asked)  # until the parser knows better
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = argparse.Namespace(json="--json" in arguments)  # until the arguments are parsed
     os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # our own errors name the file
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without box characters shows ? and goes on
+            stream.reconfigure(errors="replace")  # a terminal without box characters shows ? instead
     try:
-        options = parser().parse_args(asked)
-        options.arguments = tuple(asked)
+        options = _parsed(arguments)
         return int(options.run(options))
-    except SystemExit as end:  # argparse has said what is wrong
+    except SystemExit as end:  # argparse has printed what is wrong
         if end.code == 2 and options.json:
-            print(
-                json.dumps({"error": "the command line cannot be parsed: standard error says what is wrong"})
-            )
+            _print_json_error("the command line cannot be parsed: standard error says what is wrong")
         raise
     except HarnessError as error:
         return _failed(str(error), error.exit_code, options)
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+    except BrokenPipeError:  # the reader of our output has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -48,33 +70,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{where}{error.strerror or error}; check the path, its permissions and the disk", 3, options
         )
     except KeyboardInterrupt as stop:
-        kept = f"; what was finished is kept, {options.continues}" if hasattr(options, "continues") else ""
+        kept = f"; finished work is kept, {options.continues}" if hasattr(options, "continues") else ""
         print(str(stop) or f"interrupted{kept}", file=sys.stderr)
         return 130
     except Exception:  # noqa: BLE001 - a defect of ours must not look like a verdict
+        import traceback
+
         traceback.print_exc()
         return _failed("this is a defect of the harness: please report it with the lines above", 3, options)
 
 
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """The options of the requested command; `--help` alone imports no command's module."""
+    command = next((name for name in arguments if not name.startswith("-")), "")
+    if command == "bench":
+        from harness.cli import old_spellings
+
+        arguments, hints = old_spellings.translated(arguments)
+        for hint in hints:
+            print(hint, file=sys.stderr)
+        command = arguments[0]
+    options = _parser([command] if command in COMMANDS else []).parse_args(arguments)
+    options.arguments = tuple(arguments)
+    return options
+
+
+def parser() -> Parser:
+    """The parser of all commands with all their options; the parsed `run` is the command's function."""
+    return _parser(COMMANDS)
+
+
+def _parser(commands: Sequence[str] | dict[str, tuple[str, str]]) -> Parser:
+    """All commands by name, with the options of `commands`."""
+    program = Parser(
+        prog="python -m harness",
+        description="Evaluate and benchmark industrial anomaly detectors on interchangeable backends: the same "
+        "decoding, scoring and metrics everywhere, tables per category, and a verdict whether the backends agree. "
+        "Without a model, `bench` makes synthetic data, fits PaDiM and runs every backend of this machine. "
+        "Exit codes: 0 done and passed, 1 a verdict failed, 2 wrong use, 3 something could not be measured.",
+        epilog="example: python -m harness bench",
+    )
+    program.add_argument("--version", action="version", version=__version__)
+    subparsers = program.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, (module, text) in COMMANDS.items():
+        command = subparsers.add_parser(name, help=text)
+        if name in commands:
+            getattr(importlib.import_module(f"harness.cli.{module}"), f"add_{name}")(command)
+    return program
+
+
 def _failed(message: str, code: int, options: argparse.Namespace) -> int:
-    """Say what is wrong; a program that asked for JSON gets a document too."""
+    """Print what is wrong, with `--json` as a document too."""
     print(f"error: {message}", file=sys.stderr)
     if getattr(options, "json", False):
-        print(json.dumps({"error": message}))
+        _print_json_error(message)
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands; what is parsed has in `run` the function that takes it and gives the exit code."""
-    whole = argparse.ArgumentParser(
-        prog="python -m harness",
-        description="Evaluate and benchmark industrial anomaly detectors over interchangeable backends: the same "
-        "decoding, scoring and metrics everywhere, tables per category, and a verdict whether the backends agree.",
-        epilog="Start with: python -m harness bench  (synthetic data, PaDiM, every backend of this machine). "
-        "Exit codes: 0 done and passed, 1 a verdict failed, 2 wrong use, 3 something could not be measured.",
-    )
-    whole.add_argument("--version", action="version", version=__version__)
-    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (bench, fit, export, files, parity, tables, machine, data):
-        group.add(commands)
-    return whole
+def _print_json_error(message: str) -> None:
+    import json
+
+    print(json.dumps({"error": message}))

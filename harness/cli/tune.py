@@ -4,58 +4,60 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness import build
-from harness.cli.arguments import CONTINUES, add_json, path, positive, seconds
-from harness.cli.outcome import say_on_stderr
+from harness.cli import arguments
+from harness.cli.arguments import CONTINUES, Parser, path, positive
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.records.record import Record
 
 
-def _add_tune(commands: Any) -> None:
-    tune = commands.add_parser(
-        "tune",
-        help="try the settings of float16 and int8, measure each, and print the accuracy-latency front",
-        description="Make every variant in a copy of the artifact, measure each in a worker of its own, and print what it costs "
-        "and gives; a run that was cut short continues (docs/precision.md).",
+def add_tune(parser: Parser) -> None:
+    """Add the options of `tune`."""
+    parser.describe(
+        "Make every variant in a copy of the artifact, measure each in its own worker, and print what it costs and gives. "
+        "The same command continues an interrupted run (docs/precision.md).",
+        example="tune artifacts/padim-resnet18/bottle --data data --to tuning",
     )
-    tune.add_argument("artifact", type=path, metavar="ARTIFACT", help="an artifact with an ONNX variant")
-    tune.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of the categories")
-    tune.add_argument(
+    parser.add_argument("artifact", type=path, metavar="ARTIFACT", help="an artifact with an ONNX variant")
+    arguments.add_data(parser)
+    parser.add_argument(
         "--to",
         type=path,
         required=True,
         metavar="FOLDER",
-        help="for the copy with all variants, and records",
+        help="folder for the copy with all variants, and for the records",
     )
-    tune.add_argument("--backend", action="append", metavar="NAME", help="repeats (onnxruntime-cpu)")
-    tune.add_argument(
-        "--rounds", type=positive, default=2, metavar="N", help="times all are measured (%(default)s)"
+    arguments.add_backend(parser, default="onnxruntime-cpu")
+    parser.add_argument(
+        "--rounds", type=positive, default=2, metavar="N", help="how often every variant is measured"
     )
-    tune.add_argument("--images", type=positive, metavar="N", help="good images for calibration (32)")
-    tune.add_argument("--threads", type=positive, metavar="N", help="cores of each worker (all usable)")
-    tune.add_argument("--warmup", type=positive, default=3, metavar="N", help="untimed runs (%(default)s)")
-    tune.add_argument("--timeout", type=seconds, default=600.0, metavar="S", help="kill a silent worker")
-    om = tune.add_argument_group("the precision modes of atc, tried where a chip is named")
-    om.add_argument("--soc", metavar="NAME", help="the chip; name a --backend that runs it")
-    om.add_argument("--cann", metavar="VERSION", help="of the toolkit (as the toolkit says)")
-    om.add_argument("--atc", metavar="COMMAND", help="the compiler (atc); `simulated`: the simulator")
-    add_json(tune)
-    tune.set_defaults(run=_tune, continues=CONTINUES)
+    parser.add_argument("--images", type=positive, metavar="N", help="calibration images (default: 32)")
+    arguments.add_threads(parser)
+    arguments.add_warmup(parser)
+    arguments.add_timeout(parser)
+    arguments.add_json(parser)
+    om = parser.add_argument_group("precision modes of atc, tried if a chip is named")
+    om.add_argument("--soc", metavar="NAME", help="the chip; also name a --backend that runs it")
+    om.add_argument("--cann", metavar="VERSION", help="toolkit version (default: read from the toolkit)")
+    om.add_argument(
+        "--atc", metavar="COMMAND", help="compiler, or `simulated` for no hardware (default: atc)"
+    )
+    parser.set_defaults(run=_tune, continues=CONTINUES)
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from harness import machine
-    from harness.run import plan, tuning
-    from harness.tables import tuning as tuning_table
+    from harness import build
+    from harness.cli.outcome import run_options, say_on_stderr
+    from harness.progress import progress
+    from harness.run import tuning
+    from harness.tables import tuning as table
 
     compiler = {"soc": options.soc, "cann": options.cann, "atc": options.atc}
-    given = {name: value for name, value in compiler.items() if value is not None}
-    if given and options.soc is None:
+    compiler = {name: value for name, value in compiler.items() if value is not None}
+    if compiler and options.soc is None:
         raise UsageError("tune --cann and --atc need --soc, the chip to compile for: --soc Ascend310")
     request = tuning.TuneRequest(
         artifact=options.artifact,
@@ -64,10 +66,8 @@ def _tune(options: argparse.Namespace) -> int:
         backends=tuple(dict.fromkeys(options.backend or ("onnxruntime-cpu",))),
         rounds=options.rounds,
         images=options.images or build.IMAGES,
-        om=build.OmRequest(**given) if given else None,
-        threads=options.threads or machine.usable_cores(),
-        warmup=options.warmup,
-        timeout=options.timeout,
+        om=build.OmRequest(**compiler) if compiler else None,
+        options=run_options(options),
     )
 
     def report(record: Record) -> None:
@@ -75,14 +75,10 @@ def _tune(options: argparse.Namespace) -> int:
         if record.status != "measured" or not options.json:
             say_on_stderr(f"{record.case.runner} {record.case.variant}: {outcome}")
 
-    try:
-        tuned = tuning.tune(request, say=say_on_stderr, report=report)
-    except plan.Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return 130
-    found = tuning_table.rows(tuned)
-    told = tuning_table.lines(found, rounds=options.rounds, records=tuned.records[0])
-    print(
-        json.dumps(tuning_table.document(tuned, found), allow_nan=False) if options.json else "\n".join(told)
-    )
-    return 0 if tuning_table.complete(found) else 3
+    tuned = tuning.tune(request, say=say_on_stderr, report=report, progress=progress)
+    rows = table.rows(tuned)
+    if options.json:
+        print(json.dumps(table.document(tuned, rows), allow_nan=False))
+    else:
+        print("\n".join(table.lines(rows, rounds=options.rounds, records=tuned.records[0])))
+    return 0 if table.complete(rows) else 3

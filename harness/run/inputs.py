@@ -1,4 +1,4 @@
-"""Where a case's network inputs come from: the images, batches that were written before, or a record that is replayed."""
+"""Sources of a case's network inputs: images, input batches from files, or a replayed record."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fed:
-    """One image on its way into the network."""
+class Image:
+    """One image, ready for the network."""
 
     rows: AnyArray
-    """(rows, …), as the network takes them."""
+    """(rows, …) as the network takes them: one row, or one per window."""
     frame: UInt8
     """(H, W, C), the picture for the evidence."""
     size: tuple[int, int] | None
-    """Height and width as stored; `None` where the image was not read."""
+    """Height and width of the file; `None` if the image was not read."""
     stages: dict[str, str]
     """As in `harness.records.record.ImageResult`."""
     decode_ms: float | None = None
     preprocess_ms: float | None = None
-    """`None` where the rows were not made here."""
+    """`None` if the rows were not preprocessed here."""
 
 
-class Feed(Protocol):
-    """Gives the images of a case in their order."""
+class ImageSource(Protocol):
+    """Gives a case's images in their order."""
 
     rows: tuple[int, ...]
-    """How many rows each image has."""
+    """Number of rows of each image."""
 
     def first(self) -> AnyArray:
         """(rows, …) of the first image, to warm up with."""
 
-    def batch(self, start: int, stop: int) -> list[Fed]:
-        """Images `start` to `stop`; called for one batch after another."""
+    def batch(self, start: int, stop: int) -> list[Image]:
+        """Images `start` to `stop`; called batch by batch, in order."""
 
 
 class FromImages:
-    """Preprocesses the images here, timed."""
+    """Preprocesses the images here, with their times."""
 
     def __init__(self, samples: Sequence[Sample], preprocessor: Preprocessor) -> None:
         self._samples = samples
@@ -64,19 +64,19 @@ class FromImages:
         frame = self._preprocessor.frame(self._preprocessor.decode(self._samples[0].path))
         return self._preprocessor.windows(self._preprocessor.tensor(frame))
 
-    def batch(self, start: int, stop: int) -> list[Fed]:
+    def batch(self, start: int, stop: int) -> list[Image]:
         """Images `start` to `stop`."""
         return [self._one(sample) for sample in self._samples[start:stop]]
 
-    def _one(self, sample: Sample) -> Fed:
-        """Time the stages of one image; digests are taken outside the timed spans."""
+    def _one(self, sample: Sample) -> Image:
+        """Time decoding and preprocessing of one image; the digests are computed outside the timed spans."""
         begin = time.perf_counter_ns()
         pixels = self._preprocessor.decode(sample.path)
         decoded = time.perf_counter_ns()
         frame = self._preprocessor.frame(pixels)
         rows = self._preprocessor.windows(self._preprocessor.tensor(frame))
         end = time.perf_counter_ns()
-        return Fed(
+        return Image(
             rows=rows,
             frame=frame,
             size=(pixels.shape[0], pixels.shape[1]),
@@ -87,7 +87,7 @@ class FromImages:
 
 
 class FromBatches:
-    """Takes the rows from a folder of batches; the images are read for the evidence's pictures alone."""
+    """Reads the rows from a folder of input batches; the images are read only for the evidence's pictures."""
 
     def __init__(self, samples: Sequence[Sample], preprocessor: Preprocessor, folder: batches.Folder) -> None:
         """Raise `DatasetError` unless the folder lists these images in this order."""
@@ -104,8 +104,8 @@ class FromBatches:
         rows = self._folder.read(self._folder.index.batches[0])
         return rows[: self.rows[0]]
 
-    def batch(self, start: int, stop: int) -> list[Fed]:
-        """Images `start` to `stop`, which are one batch of the folder."""
+    def batch(self, start: int, stop: int) -> list[Image]:
+        """Images `start` to `stop`: one batch of the folder."""
         index = self._folder.index
         batch = self._folder.read(index.batches[start // index.batch_size])
         pieces = np.split(batch, np.cumsum(self.rows[start:stop])[:-1])
@@ -116,16 +116,20 @@ class FromBatches:
             )
         ]
 
-    def _one(self, sample: Sample, image: batches.Image, rows: AnyArray) -> Fed:
-        """The stages that the index lists count when it knows the rows; else the rows are all that is known."""
+    def _one(self, sample: Sample, image: batches.Image, rows: AnyArray) -> Image:
+        """One image with the digests of the index, if that has any; else with the digest of its rows.
+
+        Raises:
+            DatasetError: the index describes other rows.
+        """
         digest = batches.input_digest(rows)
         if image.stages and image.stages.get("input") != digest:
             raise DatasetError(
-                f"{self._folder.path / batches.INDEX}: its stages of {image.name} are of other inputs than its "
-                "batch holds; leave the stages out where another program preprocessed"
+                f"{self._folder.path / batches.INDEX}: its stages of {image.name} are not those of the inputs in its "
+                "batch; leave the stages out if another program preprocessed"
             )
         pixels = self._preprocessor.decode(sample.path)
-        return Fed(
+        return Image(
             rows=rows,
             frame=self._preprocessor.frame(pixels),
             size=(pixels.shape[0], pixels.shape[1]),
@@ -134,24 +138,24 @@ class FromBatches:
 
 
 class FromRecord:
-    """Takes frames and digests from a record, and rows from its stored outputs, where those kept them."""
+    """Takes frames and digests from a record, and rows from its saved outputs, if they contain them."""
 
-    def __init__(self, images: Sequence[ImageResult], frames: UInt8, stored: outputs.Reader) -> None:
-        self.rows = stored.rows
+    def __init__(self, images: Sequence[ImageResult], frames: UInt8, saved: outputs.Reader) -> None:
+        self.rows = saved.rows
         self._images = images
         self._frames = frames
-        self._stored = stored
-        self._begin = np.concatenate([[0], np.cumsum(stored.rows)]).tolist()
+        self._saved = saved
+        self._begin = np.concatenate([[0], np.cumsum(saved.rows)]).tolist()
 
     def first(self) -> AnyArray:
         """(rows, …) of the first image."""
-        return self._stored.inputs(0, self._begin[1])
+        return self._saved.inputs(0, self._begin[1])
 
-    def batch(self, start: int, stop: int) -> list[Fed]:
+    def batch(self, start: int, stop: int) -> list[Image]:
         """Images `start` to `stop`."""
         return [
-            Fed(
-                rows=self._stored.inputs(self._begin[number], self._begin[number + 1]),
+            Image(
+                rows=self._saved.inputs(self._begin[number], self._begin[number + 1]),
                 frame=self._frames[number],
                 size=None,
                 stages=self._images[number].stages,
@@ -162,17 +166,17 @@ class FromRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundTruth:
-    """Ground truth of all test images, read before the first of them is scored: a bad mask costs no hours."""
+    """Ground truth of all test images, read before the first image is scored, so that a bad mask costs no hours."""
 
     masks: Bool
-    """(N, H, W) in the frame of the maps."""
+    """(N, H, W) in the frame of the maps; true is defective."""
     sizes: dict[str, tuple[int, int]]
-    """Image name → height and width of its mask as stored."""
+    """Image name → height and width of its mask file."""
     cut: int
-    """Masks that lose defective pixels to the crop."""
+    """Number of masks that lose defective pixels in the crop."""
 
     def require_fit(self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> None:
-        """Raise `DatasetError` unless each mask is as large as its image."""
+        """Raise `DatasetError` unless each mask has the size of its image."""
         for sample, size in zip(samples, sizes, strict=True):
             datasets.require_same_size(sample, self.sizes.get(sample.name, size), size)
 
@@ -180,7 +184,7 @@ class GroundTruth:
 def read_ground_truth(
     category: Category, case: Case, preprocessor: Preprocessor, *, map_size: tuple[int, int]
 ) -> GroundTruth:
-    """Read every mask and bring it into the frame of the map.
+    """Read every mask and transform it into the frame of the map.
 
     Raises:
         DatasetError: a mask that cannot be read.
@@ -188,51 +192,51 @@ def read_ground_truth(
     masks = np.zeros((len(category.test), *map_size), np.bool_)
     sizes: dict[str, tuple[int, int]] = {}
     cut = 0
-    for framed, sample in zip(masks, category.test, strict=True):
+    for in_frame, sample in zip(masks, category.test, strict=True):
         if sample.mask_path is not None:
             mask = datasets.read_mask(sample.mask_path, threshold=case.mask_threshold)
-            framed[:], loses = preprocessor.mask(mask, case.mask_resize)
+            in_frame[:], loses_pixels = preprocessor.mask(mask, case.mask_resize)
             sizes[sample.name] = (mask.shape[0], mask.shape[1])
-            cut += loses
+            cut += loses_pixels
     return GroundTruth(masks=masks, sizes=sizes, cut=cut)
 
 
 def in_its_batches(session: Session, variant: Variant) -> Session:
-    """`session` itself, or for an ONNX variant of a fixed batch one that keeps to it; OM has gears of its own."""
+    """`session` itself, or one that runs the fixed batch of an ONNX variant; OM handles its batch sizes itself."""
     rows = variant.input.shape[0]
     return session if rows is None or variant.format != "onnx" else FixedBatch(session, rows)
 
 
 class FixedBatch:
-    """A session that runs `rows` rows at a time; the last row is repeated to fill a batch, and its copies dropped."""
+    """A session that runs `rows` rows at a time: it repeats the last row to fill a batch, and drops the copies' outputs."""
 
     def __init__(self, session: Session, rows: int) -> None:
-        told = {"batches": f"{rows} (a rest is filled up with its last row)"}
-        self.report = replace(session.report, options=session.report.options | told)
+        fixed = {"batches": f"{rows} (a rest is filled up with its last row)"}
+        self.report = replace(session.report, options=session.report.options | fixed)
         self.device_ms: Mapping[str, float] = {}
         self._session = session
         self._rows = rows
 
     def run(self, batch: AnyArray) -> dict[str, AnyArray]:
-        """Outputs of all rows; times of the device are those of all runs together.
+        """Outputs of all rows; device times are summed over the runs.
 
         Raises:
-            ArtifactError: an output has not one row for each of the batch.
+            ArtifactError: the number of rows of an output differs from the batch's.
         """
         parts: dict[str, list[AnyArray]] = {}
         times: dict[str, float] = {}
         for start in range(0, len(batch), self._rows):
             rows = batch[start : start + self._rows]
             filled = np.concatenate([rows, np.repeat(rows[-1:], self._rows - len(rows), axis=0)])
-            for name, given in self._session.run(filled).items():
-                array = np.atleast_1d(given)  # one number is the score of one image
+            for name, output in self._session.run(filled).items():
+                array = np.atleast_1d(output)  # one number is the score of one image
                 if len(array) != self._rows:
                     raise ArtifactError(
-                        f"{name!r} has shape {given.shape}: not one row for each of the {self._rows} images of its batch"
+                        f"{name!r} has shape {output.shape}: not one row for each of the {self._rows} images of its batch"
                     )
                 parts.setdefault(name, []).append(array[: len(rows)])
-            for stage, taken in self._session.device_ms.items():
-                times[stage] = times.get(stage, 0.0) + taken
+            for stage, duration_ms in self._session.device_ms.items():
+                times[stage] = times.get(stage, 0.0) + duration_ms
         self.device_ms = times
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 

@@ -1,4 +1,4 @@
-"""One case and where its things are: what is planned, handed to a worker, and measured."""
+"""One case with everything it needs: planned in the parent, sent to a worker, measured there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,55 +19,50 @@ from harness import __version__, machine, metrics, storage
 from harness.detector.artifact import HEAD, Artifact, HeadSpec, Manifest, Variant
 from harness.errors import ArtifactError, RecordError
 from harness.records import record
-from harness.records.record import (
-    Device,
-    Fit,
-    Record,
-    Source,
-)
+from harness.records.record import Device, Fit, Record, Source
 from harness.types import Case, Category
 
 GRAPH = "graph"
 """Name of the head that passes on a graph's own scores."""
 
 
-def head_of(artifact: Artifact, variant: Variant) -> str:
-    """Name of the head that scores the variant's outputs."""
-    return GRAPH if HEAD in variant.contains else artifact.manifest.head.name
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A case and where its things are."""
+    """A case and its files."""
 
     case: Case
     artifact: Artifact
     variant: Variant
     category: Category
     fingerprint: str
+    """Digest of the category's test images and masks."""
     out: Path
     """The results folder."""
     save_outputs: bool = False
-    """Keep the network's raw outputs beside the record."""
+    """Save the network's raw outputs beside the record."""
     inputs: Path | None = None
-    """Folder of batches that go in, in place of preprocessing."""
+    """Folder of input batches that replace preprocessing."""
     outputs: Path | None = None
-    """Stored outputs that are scored, in place of inference."""
-    played: Device | None = None
-    """What gave those outputs."""
+    """Saved outputs that are scored instead of running the network."""
+    outputs_device: Device | None = None
+    """The device that gave those outputs."""
     replayed: Path | None = None
-    """The record they belong to, which also gives the ground truth."""
+    """The record that those outputs belong to; it also contains the ground truth."""
     source: Source | None = None
-    """What the record says of all that."""
+    """What the record says about inputs and outputs from files."""
+
+    def encoded(self) -> bytes:
+        """JSON for a worker process; see `decoded`."""
+        return msgspec.json.encode(self, enc_hook=str)
 
     @property
     def head(self) -> str:
-        """Name of the head that scores: the detector's, or what passes on the scores of a graph that holds it."""
+        """Name of the head that scores the variant's outputs."""
         return head_of(self.artifact, self.variant)
 
     @property
     def inputs_sha256(self) -> str:
-        """Digest of all that decides the record: the case, the detector, the model file, the test data, the code."""
+        """Digest of everything that decides the record: case, detector, model file, test data, code."""
         source = {} if self.source is None else {"source": msgspec.to_builtins(self.source)}
         return storage.sha256_of_json(
             {
@@ -81,37 +77,37 @@ class Job:
         )
 
     def finished(self) -> Record | None:
-        """The record of an earlier run of the same inputs, if it was measured, with its outputs where they are to be kept.
+        """The measured record of an earlier run of the same inputs, with its outputs if they are to be saved.
 
-        None either where the record, its evidence or a file of the artifact is not what it was, where a later run of the case
-        gave another record (of another model, detector or data, or a failure), and where another version of the runtime made it
-        on this machine: the case then runs again, and says what is wrong if that is so still.
+        `None` if the record, its evidence or a file of the artifact was changed, if a newer record of the case exists (of
+        another model, detector or data, or a failure), or if this machine measured it with another version of the runtime.
+        The case then runs again, and fails with a message if something is still wrong.
         """
-        earlier, wanted = self.earlier(), self.inputs_sha256
-        found = next(
-            (item for item in earlier if item.status == "measured" and item.inputs_sha256 == wanted), None
+        earlier, digest = self.earlier(), self.inputs_sha256
+        measured = next(
+            (old for old in earlier if old.status == "measured" and old.inputs_sha256 == digest), None
         )
-        # Tables show the newest, whatever its detector and data.
-        if found is None or any(item.finished > found.finished for item in earlier) or _is_outdated(found):
+        if measured is None or any(old.finished > measured.finished for old in earlier):
+            return None  # tables show the newest record, whatever its detector and data
+        if _is_outdated(measured):
             return None
         try:
-            arrays = record.read_evidence(self.out, found)
+            arrays = record.read_evidence(self.out, measured)
             self._require_files()
         except (ArtifactError, RecordError):
             return None
-        kept = found.outputs is not None and (self.out / found.outputs.file).is_file()
-        return found if arrays is not None and (kept or not self.save_outputs) else None
+        saved = measured.outputs is not None and (self.out / measured.outputs.file).is_file()
+        return measured if arrays is not None and (saved or not self.save_outputs) else None
 
     def earlier(self) -> tuple[Record, ...]:
-        """Records of this case that are in the results folder and can be read."""
+        """The readable records of this case in the results folder."""
         name = record.file_name(self.case, self.inputs_sha256)
-        found = []
-        for path in self.out.glob(
-            glob.escape(name.removesuffix(f"{self.inputs_sha256[:12]}.json")) + "*.json"
-        ):
+        pattern = glob.escape(name.removesuffix(f"{self.inputs_sha256[:12]}.json")) + "*.json"
+        records = []
+        for path in self.out.glob(pattern):
             with contextlib.suppress(RecordError):
-                found.append(record.read(path))
-        return tuple(item for item in found if item.case == self.case)
+                records.append(record.read(path))
+        return tuple(old for old in records if old.case == self.case)
 
     def _require_files(self) -> None:
         """Raise `ArtifactError` unless the artifact holds what the case needs."""
@@ -121,25 +117,23 @@ class Job:
             self.artifact.state()
 
 
-def _is_outdated(found: Record) -> bool:
-    """Whether this machine made a record with other versions of the runtime's packages than are installed."""
-    if machine.apart(found.host, machine.describe()):
-        return False  # who carried it here wants it kept
-    return not all(
-        re.match(rf"{re.escape(importlib.metadata.version(distribution))}(\W|$)", version)
-        for module, version in (found.device.runtime if found.device else {}).items()
-        for distribution in _distributions().get(module, ())
-    )
+def decoded(data: bytes) -> Job:
+    """The job that `Job.encoded` wrote."""
+    return msgspec.json.decode(data, type=Job, dec_hook=_path)
 
 
-@functools.cache
-def _distributions() -> Mapping[str, list[str]]:
-    """Module → the installed distributions it comes from; finding them takes 0.1 s."""
-    return importlib.metadata.packages_distributions()
+def _path(kind: type, text: Any) -> Path:
+    assert kind is Path  # noqa: S101 - the only type that JSON has no form for
+    return Path(text)
+
+
+def head_of(artifact: Artifact, variant: Variant) -> str:
+    """Name of the head that scores the variant's outputs: the detector's, or `GRAPH` if the graph contains it."""
+    return GRAPH if HEAD in variant.contains else artifact.manifest.head.name
 
 
 def blank(job: Job, started: str) -> Record:
-    """A record of `job` that holds no measurement yet."""
+    """A record of `job` without measurements."""
     manifest = job.artifact.manifest
     return Record(
         schema=record.SCHEMA,
@@ -163,8 +157,30 @@ def blank(job: Job, started: str) -> Record:
     )
 
 
+def now() -> str:
+    """The time in a record's format: UTC, ISO 8601, to the microsecond."""
+    return dt.datetime.now(dt.timezone.utc).isoformat()
+
+
+def _is_outdated(measured: Record) -> bool:
+    """Whether this machine measured the record with other versions of the runtime's packages than are installed now."""
+    if machine.apart(measured.host, machine.describe()):
+        return False  # carried here on purpose
+    return not all(
+        re.match(rf"{re.escape(importlib.metadata.version(distribution))}(\W|$)", version)
+        for module, version in (measured.device.runtime if measured.device else {}).items()
+        for distribution in _distributions().get(module, ())
+    )
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Module → the installed distributions that contain it; cached, because the search takes 0.1 s."""
+    return importlib.metadata.packages_distributions()
+
+
 def _pixel_decisions(head: HeadSpec) -> metrics.PixelDecisions | None:
-    """How the head's parameters want decisions measured, if at all."""
+    """The head's rules for measuring pixel decisions, if it has any."""
     rules = head.parameters.get("pixel_decisions")
     return None if rules is None else msgspec.convert(rules, metrics.PixelDecisions)
 
@@ -180,8 +196,3 @@ def _fit(manifest: Manifest) -> Fit:
         settings=manifest.settings,
         software=manifest.software,
     )
-
-
-def now() -> str:
-    """The time as records write it: UTC, ISO 8601, to the microsecond."""
-    return dt.datetime.now(dt.timezone.utc).isoformat()

@@ -1,214 +1,133 @@
-"""Many cases: planned before the first one runs, measured one worker at a time, resumed where they were left."""
+"""Many cases: planned before the first one runs, measured one worker at a time, continued after an interruption."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness import datasets, errors, machine, registry, storage
+from harness import datasets, machine, registry, storage
 from harness.detector import artifact
-from harness.errors import DatasetError, UsageError
-from harness.progress import progress
+from harness.errors import DatasetError, UsageError, unknown
 from harness.records import batches, record
 from harness.records.record import Record, Source
-from harness.run import job as job_module
 from harness.run import worker
-from harness.run.job import Job, blank
-from harness.types import Case, MaskResize
+from harness.run.interrupted import Interrupted
+from harness.run.job import Job, blank, now
+from harness.run.options import RunOptions
+from harness.types import Case
+
+if TYPE_CHECKING:
+    from harness.detector.artifact import Artifact, Variant
+
+Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
+"""Called with a case's label and its number of images; the context gives a function to call with the images just scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRequest:
-    """What is to be measured: every artifact's category on every backend."""
+    """What to measure: each artifact on each backend."""
 
     artifacts: tuple[Path, ...]
+    """Artifacts, or folders of them."""
     data: Path
     """The folder that holds the categories."""
     categories: tuple[str, ...]
     """Empty: every category that has an artifact."""
     backends: tuple[str, ...]
     out: Path
+    """The results folder."""
     variants: tuple[str, ...] = ()
-    """Variant ids, each a case of its own; one in the backend's preferred format when not given."""
-    batch_size: int = 1
-    threads: int = 1
-    warmup: int = 3
-    mask_threshold: int = 127
-    mask_resize: MaskResize = "nearest"
+    """Variant ids, each a case of its own; empty: one in the backend's preferred format."""
+    options: RunOptions = field(default_factory=RunOptions)
     suite: str | None = None
     """Name of the suite that the artifacts were fitted for."""
-    timeout: float = 600.0
-    """Seconds without a sign of life after which a worker is killed."""
-    force: bool = False
-    """Measure finished cases again."""
     save_outputs: bool = False
-    """Keep the raw outputs, for `replay`."""
+    """Save the network's raw outputs, for `replay`."""
     inputs: Path | None = None
-    """Folder of batches, or of one such folder per category, that go in in place of preprocessing."""
+    """Folder of input batches, or of one such folder per category, that replace preprocessing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Cases in the order they run, and the records of those that were measured before."""
+    """The cases to run, in order, and the records of those measured before."""
 
     jobs: tuple[Job, ...]
     finished: tuple[Record, ...]
 
 
-class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error
-    """Ctrl-C: what is finished stays finished."""
-
-    def __init__(self, done: int, total: int) -> None:
-        super().__init__(
-            f"interrupted: {done} of {total} cases are measured and kept; the same command continues"
-        )
-
-
 def plan(request: BenchRequest) -> Plan:
-    """Find everything the cases need, so that what is missing is known before hours of work.
+    """Check everything the cases need, so that an error comes before hours of work.
 
     Raises:
-        ArtifactError: no artifact, or none of a format the backend opens.
-        DatasetError: a category that is missing, broken, or without test images; batches of something else.
-        UsageError: an unknown backend or variant, or more threads than there are cores.
+        ArtifactError: no artifact, or none with a format that the backend opens.
+        DatasetError: a category is missing, broken or without test images; input batches of something else.
+        UsageError: an unknown backend or variant, or more threads than cores.
     """
-    require_cores(request.threads)
-    jobs: list[Job] = []
-    dataset = request.data.resolve().name
-    found = [item for path in request.artifacts for item in artifact.find(path, request.categories)]
-    loaded = {
-        item.manifest.category: datasets.load_category(request.data, item.manifest.category) for item in found
-    }
-    for category in loaded.values():
+    require_cores(request.options.threads)
+    detectors = [
+        detector for path in request.artifacts for detector in artifact.find(path, request.categories)
+    ]
+    names = dict.fromkeys(detector.manifest.category for detector in detectors)
+    categories = {name: datasets.load_category(request.data, name) for name in names}
+    for category in categories.values():
         if not category.test:
             raise DatasetError(f"{category.root}/test: no test images, so nothing to score")
-    fingerprints = {name: datasets.fingerprint(category, "test") for name, category in loaded.items()}
-    taken = None if request.inputs is None else f"inputs {batches.digest(request.inputs)[:12]}"
-    for name in request.backends:
-        backend = registry.backend(name)
-        formats = backend.formats
-        asked = [(item, wanted) for item in found for wanted in request.variants or (None,)]
-        for item, wanted in asked:
-            manifest = item.manifest
-            variant = (
-                item.variant(formats, simulated=backend.simulated)
-                if wanted is None
-                else _variant(item, wanted, formats)
-            )
-            given = None if request.inputs is None else _inputs(request, item, variant, fingerprints)
-            source = None if given is None else Source(inputs_sha256=given.sha256)
-            case = Case(
-                detector=manifest.detector,
-                backbone=manifest.backbone,
-                category=manifest.category,
-                backend=name,
-                variant=variant.id,
-                dataset=dataset,
-                batch_size=given.index.batch_size if given else request.batch_size,
-                threads=request.threads,
-                warmup=request.warmup,
-                mask_threshold=request.mask_threshold,
-                mask_resize=request.mask_resize,
-                suite=request.suite,
-                source=taken,
-            )
-            jobs.append(
-                Job(
-                    case=case,
-                    artifact=item,
-                    variant=variant,
-                    category=loaded[manifest.category],
-                    fingerprint=fingerprints[manifest.category],
-                    out=request.out,
-                    save_outputs=request.save_outputs,
-                    inputs=given.path if given else None,
-                    source=source,
+    fingerprints = {name: datasets.fingerprint(category, "test") for name, category in categories.items()}
+    inputs = None if request.inputs is None else f"inputs {batches.digest(request.inputs)[:12]}"
+    jobs: list[Job] = []
+    for backend in request.backends:
+        for detector in detectors:
+            for id_ in request.variants or (None,):
+                variant = _variant(detector, backend, id_)
+                name = detector.manifest.category
+                folder = _inputs(request, detector, variant, fingerprints[name])
+                jobs.append(
+                    Job(
+                        case=_case(request, detector, variant, backend, inputs, folder),
+                        artifact=detector,
+                        variant=variant,
+                        category=categories[name],
+                        fingerprint=fingerprints[name],
+                        out=request.out,
+                        save_outputs=request.save_outputs,
+                        inputs=folder.path if folder else None,
+                        source=Source(inputs_sha256=folder.sha256) if folder else None,
+                    )
                 )
-            )
-    return planned(jobs, request.out, force=request.force)
+    return planned(jobs, request.out, force=request.options.force)
 
 
 def planned(jobs: Sequence[Job], out: Path, *, force: bool) -> Plan:
-    """What of `jobs` is left to measure.
+    """A plan of the jobs that have no finished record yet, or with `force` of all.
 
     Raises:
-        UsageError: two jobs are one case, nothing can be written into `out`, or the clock is behind.
+        UsageError: two jobs are one case, `out` cannot be written, or the clock is behind.
     """
     _require_distinct(jobs)
     storage.require_writable(out)
-    finished = [] if force else [job.finished() for job in jobs]
-    kept = tuple(item for item in finished if item is not None)
-    done = {item.inputs_sha256 for item in kept}
-    left = tuple(job for job in jobs if job.inputs_sha256 not in done)
-    _require_clock(left)
-    return Plan(jobs=left, finished=kept)
+    records = [] if force else [job.finished() for job in jobs]
+    finished = tuple(record for record in records if record is not None)
+    digests = {record.inputs_sha256 for record in finished}
+    unfinished = tuple(job for job in jobs if job.inputs_sha256 not in digests)
+    _require_clock(unfinished)
+    return Plan(jobs=unfinished, finished=finished)
 
 
-def _inputs(
-    request: BenchRequest,
-    found: artifact.Artifact,
-    variant: artifact.Variant,
-    fingerprints: Mapping[str, str],
-) -> batches.Folder:
-    """The batches of one category, which must be for this variant; those themselves are read and checked in the case."""
-    assert request.inputs is not None  # noqa: S101 - the caller asked
-    category = found.manifest.category
-    folder = batches.read(batches.below(request.inputs, category))
-    batches.require_for(folder, found, variant, fingerprints[category])
-    if request.batch_size not in (1, folder.index.batch_size):
-        raise UsageError(
-            f"--batch-size {request.batch_size}: the batches in {folder.path} hold {folder.index.batch_size} images"
-        )
-    return folder
-
-
-def require_cores(threads: int) -> None:
-    """Raise `UsageError` when fewer than `threads` cores are usable."""
-    cores = machine.usable_cores()
-    if threads > cores:
-        raise UsageError(f"--threads {threads}: only {cores} cores are usable here")
-
-
-def _require_distinct(jobs: Sequence[Job]) -> None:
-    """Raise `UsageError` when two artifacts would give records of one case, which no table could tell apart."""
-    seen: dict[Case, Path] = {}
-    for job in jobs:
-        if job.case in seen:
-            raise UsageError(
-                f"{seen[job.case]} and {job.artifact.path} are the same detector, backbone and category: "
-                "bench them into different --out folders"
-            )
-        seen[job.case] = job.artifact.path
-
-
-def _require_clock(jobs: Sequence[Job]) -> None:
-    """Raise `UsageError` where a record made now would count as older than what came before it."""
-    now = job_module.now()
-    for job in jobs:
-        before = {
-            f"{job.artifact.path} was fitted": str(job.artifact.manifest.fit_report.get("finished", ""))
-        }
-        before |= {
-            f"{item.case.runner} {item.case.category} was measured": item.finished for item in job.earlier()
-        }
-        for what, when in before.items():
-            if when[:19] > now[:19]:  # both UTC, to the second
-                raise UsageError(
-                    f"this machine's clock says {now[:19]}Z, and {what} at {when[:19]}Z; the newest record counts: set the clock, or, if that "
-                    "other clock was ahead, measure into another --out folder"
-                )
-
-
-def run(plan: Plan, *, timeout: float, report: Callable[[Record], None]) -> tuple[Record, ...]:
-    """Measure what is left of `plan`; a case that dies leaves a record that says how, and the others go on.
+def run(
+    plan: Plan, *, timeout: float, report: Callable[[Record], None], progress: Progress | None = None
+) -> tuple[Record, ...]:
+    """Measure the unfinished cases of a plan. A case that fails leaves a record with the reason, and the others continue.
 
     Args:
         plan: From `plan`.
-        timeout: See `BenchRequest`.
-        report: Called with each record as it is made.
+        timeout: See `RunOptions`.
+        report: Called with each record as it is written.
+        progress: Shows the progress of each case.
 
     Returns:
         All records of the plan, measured before or now.
@@ -219,55 +138,135 @@ def run(plan: Plan, *, timeout: float, report: Callable[[Record], None]) -> tupl
     records = list(plan.finished)
     for job in plan.jobs:
         try:
-            made = _measure(job, timeout)
+            measured = _measure(job, timeout, progress or _silent)
         except KeyboardInterrupt:
-            raise Interrupted(len(records), len(plan.finished) + len(plan.jobs)) from None
-        records.append(made)
-        report(made)
+            total = len(plan.finished) + len(plan.jobs)
+            raise Interrupted(len(records), total, "cases are measured and kept") from None
+        records.append(measured)
+        report(measured)
     return tuple(records)
 
 
-def _measure(job: Job, timeout: float) -> Record:
-    case = job.case
-    order = worker.Order(
-        artifact=str(job.artifact.path.resolve()),
-        variant=msgspec.to_builtins(job.variant),
-        data=None if job.replayed else str(job.category.root.parent.resolve()),
-        case=msgspec.to_builtins(case),
-        fingerprint=job.fingerprint,
-        out=str(job.out.resolve()),
-        save_outputs=job.save_outputs,
-        inputs=_resolved(job.inputs),
-        outputs=_resolved(job.outputs),
-        played=msgspec.to_builtins(job.played),
-        replayed=_resolved(job.replayed),
-        source=msgspec.to_builtins(job.source),
+def require_cores(threads: int) -> None:
+    """Raise `UsageError` if fewer than `threads` cores are usable."""
+    cores = machine.usable_cores()
+    if threads > cores:
+        raise UsageError(f"--threads {threads}: only {cores} cores are usable here")
+
+
+def _variant(detector: Artifact, backend: str, id_: str | None) -> Variant:
+    """The named variant, else the one in the backend's preferred format.
+
+    Raises:
+        UsageError: an unknown variant, or one that the backend does not open.
+    """
+    opener = registry.backend(backend)
+    if id_ is None:
+        return detector.variant(opener.formats, simulated=opener.simulated)
+    variants = {variant.id: variant for variant in detector.manifest.variants}
+    if id_ not in variants:
+        raise UsageError(unknown(f"variant of {detector.path}", id_, variants))
+    if variants[id_].format not in opener.formats:
+        raise UsageError(
+            f"--variant {id_} is {variants[id_].format}; {backend} opens {', '.join(opener.formats)}"
+        )
+    return variants[id_]
+
+
+def _inputs(
+    request: BenchRequest, detector: Artifact, variant: Variant, fingerprint: str
+) -> batches.Folder | None:
+    """The category's input batches, whose index must be for this variant; the worker reads and checks the batches.
+
+    Raises:
+        DatasetError: they are for something else.
+        UsageError: another batch size is requested.
+    """
+    if request.inputs is None:
+        return None
+    folder = batches.read(batches.below(request.inputs, detector.manifest.category))
+    batches.require_for(folder, detector, variant, fingerprint)
+    if request.options.batch_size not in (1, folder.index.batch_size):
+        raise UsageError(
+            f"--batch-size {request.options.batch_size}: the batches in {folder.path} hold "
+            f"{folder.index.batch_size} images"
+        )
+    return folder
+
+
+def _case(
+    request: BenchRequest,
+    detector: Artifact,
+    variant: Variant,
+    backend: str,
+    source: str | None,
+    folder: batches.Folder | None,
+) -> Case:
+    options = request.options
+    return Case(
+        detector=detector.manifest.detector,
+        backbone=detector.manifest.backbone,
+        category=detector.manifest.category,
+        backend=backend,
+        variant=variant.id,
+        dataset=request.data.resolve().name,
+        batch_size=folder.index.batch_size if folder else options.batch_size,
+        threads=options.threads,
+        warmup=options.warmup,
+        mask_threshold=options.mask_threshold,
+        mask_resize=options.mask_resize,
+        suite=request.suite,
+        source=source,
     )
-    started = job_module.now()
+
+
+def _require_distinct(jobs: Sequence[Job]) -> None:
+    """Raise `UsageError` if two artifacts would give records of the same case, which no table could distinguish."""
+    paths: dict[Case, Path] = {}
+    for job in jobs:
+        if job.case in paths:
+            raise UsageError(
+                f"{paths[job.case]} and {job.artifact.path} are the same detector, backbone and category: "
+                "bench them into different --out folders"
+            )
+        paths[job.case] = job.artifact.path
+
+
+def _require_clock(jobs: Sequence[Job]) -> None:
+    """Raise `UsageError` if a record of now would count as older than the fit or an earlier record."""
+    time = now()
+    for job in jobs:
+        fitted = str(job.artifact.manifest.fit_report.get("finished", ""))
+        before: Mapping[str, str] = {f"{job.artifact.path} was fitted": fitted} | {
+            f"{old.case.runner} {old.case.category} was measured": old.finished for old in job.earlier()
+        }
+        for event, when in before.items():
+            if when[:19] > time[:19]:  # both UTC, to the second
+                raise UsageError(
+                    f"this machine's clock says {time[:19]}Z, and {event} at {when[:19]}Z; the newest record counts: set "
+                    "the clock, or, if that other clock was ahead, measure into another --out folder"
+                )
+
+
+def _measure(job: Job, timeout: float, progress: Progress) -> Record:
+    started = now()
+    label = f"{job.case.runner} {job.case.category}"
     try:
-        with progress(f"{case.runner} {case.category}", len(job.category.test)) as advance:
-            return record.read(worker.start(order, advance=advance, timeout=timeout))
+        with progress(label, len(job.category.test)) as advance:
+            return record.read(worker.start(job, advance=advance, timeout=timeout))
     except worker.Failure as failure:
-        made = msgspec.structs.replace(
+        failed = msgspec.structs.replace(
             blank(job, started),
             status="skipped" if failure.skipped else "failed",
             reason=str(failure),
-            finished=job_module.now(),
+            finished=now(),
         )
-        record.write(job.out, made)
-        return made
+        record.write(job.out, failed)
+        return failed
 
 
-def _resolved(path: Path | None) -> str | None:
-    return None if path is None else str(path.resolve())
-
-
-def _variant(found: artifact.Artifact, wanted: str, formats: Sequence[str]) -> artifact.Variant:
-    known = {variant.id: variant for variant in found.manifest.variants}
-    if wanted not in known:
-        raise UsageError(errors.unknown(f"variant of {found.path}", wanted, known))
-    if known[wanted].format not in formats:
-        raise UsageError(
-            f"--variant {wanted} is {known[wanted].format}; this backend opens {', '.join(formats)}"
-        )
-    return known[wanted]
+@contextlib.contextmanager
+def _silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    del label, total
+    yield lambda _: None

@@ -1,4 +1,4 @@
-"""Child processes that fit one category each, in turn or side by side."""
+"""Child processes that fit one category each, one after another or several at a time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from harness.errors import UsageError
+from harness.run.interrupted import Interrupted
 from harness.types import Device
 
 _VISIBLE = {"ascend": "ASCEND_RT_VISIBLE_DEVICES", "gpu": "CUDA_VISIBLE_DEVICES"}
@@ -23,19 +24,23 @@ _VISIBLE = {"ascend": "ASCEND_RT_VISIBLE_DEVICES", "gpu": "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Where one of the processes side by side runs."""
+    """Where one of several simultaneous processes runs."""
 
     cores: frozenset[int]
     environment: Mapping[str, str]
 
 
 def slot(index: int, *, jobs: int, workers: int, device: Device) -> Slot:
-    """On a CPU the cores are shared out; else every process sees one device, its number 0."""
+    """The slot `index` of `jobs`: a share of the cores on a CPU; else one device, which the process sees as number 0.
+
+    Raises:
+        UsageError: fewer cores or devices than jobs, or ranks of one training besides.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if jobs == 1:
         return Slot(cores=frozenset(cores), environment={})
     if workers > 1:
-        raise UsageError("--jobs and --workers both want the devices: give one of them")
+        raise UsageError("--jobs and --workers both use several devices: use one of them")
     if device == "cpu":
         if jobs > len(cores):
             raise UsageError(f"--jobs {jobs}: {len(cores)} cores are usable here")
@@ -54,15 +59,24 @@ class End:
 
     code: int
     """Negative: killed by that signal."""
-    words: str
+    reason: str
+    """The process's last error, or its signal."""
+
+
+class Say(Protocol):
+    """Called with each line of a child process."""
+
+    def __call__(self, name: str, line: str, *, error: bool) -> None:
+        """Take one line of the category `name`; `error` if it came from standard error."""
 
 
 class Children:
-    """Processes that fit a category each, as many at once as there are slots."""
+    """Processes that fit one category each, as many at once as there are slots."""
 
-    def __init__(self, arguments: Sequence[str], slots: Sequence[Slot]) -> None:
-        self.ends: dict[str, End] = {}
+    def __init__(self, arguments: Sequence[str], slots: Sequence[Slot], *, say: Say) -> None:
         self._arguments = arguments
+        self._say = say
+        self._ends: dict[str, End] = {}
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
             self._slots.put(slot)
@@ -73,33 +87,49 @@ class Children:
         self._lock = threading.Lock()
 
     def run(self, names: Sequence[str]) -> dict[str, End]:
-        """Fit them all; on Ctrl-C have those under way write their checkpoints, and start no more."""
+        """Fit all categories.
+
+        Raises:
+            Interrupted: on Ctrl-C; running processes have written their checkpoints, and no other was started.
+        """
         with ThreadPoolExecutor(self._count, initializer=self._take_slot) as pool:
             try:
                 futures = {name: pool.submit(self._fit, name) for name in names}
                 return {name: future.result() for name, future in futures.items()}
             except KeyboardInterrupt:
                 self._stop()
-                raise
+        done = sum(end.code == 0 for end in self._ends.values())
+        raise Interrupted(
+            done,
+            len(names),
+            "categories are fitted and kept",
+            continues="the same command with --resume continues",
+        )
 
     def _take_slot(self) -> None:
         self._own.slot = self._slots.get()
-        os.sched_setaffinity(0, self._own.slot.cores)  # of this thread, and of the processes it starts
+        os.sched_setaffinity(0, self._own.slot.cores)  # this thread's, which its child processes inherit
 
     def _fit(self, name: str) -> End:
         process = self._start(name)
         if process is None:
-            return End(code=130, words="not begun")
-        last: list[str] = []
+            return End(code=130, reason="not begun")
+        errors: list[str] = []
         with process:
-            errors = threading.Thread(target=_repeat, args=(name, process.stderr, sys.stderr, last))
-            errors.start()
-            _repeat(name, process.stdout, sys.stdout, [])
-            errors.join()
+            reader = threading.Thread(target=self._read_errors, args=(name, process.stderr, errors))
+            reader.start()
+            for line in _lines(process.stdout):
+                self._say(name, line, error=False)
+            reader.join()
         with self._lock:
             self._alive.discard(process)
-        self.ends[name] = End(code=process.returncode, words=_last_words(process.returncode, last))
-        return self.ends[name]
+        self._ends[name] = End(code=process.returncode, reason=_reason(process.returncode, errors))
+        return self._ends[name]
+
+    def _read_errors(self, name: str, source: IO[str] | None, errors: list[str]) -> None:
+        for line in _lines(source):
+            errors.append(line)
+            self._say(name, line, error=True)
 
     def _start(self, name: str) -> subprocess.Popen[str] | None:
         root = str(Path(__file__).resolve().parents[2])
@@ -114,7 +144,7 @@ class Children:
                 text=True,
                 errors="replace",
                 env={**os.environ, **self._own.slot.environment, "PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
+                start_new_session=True,  # Ctrl-C reaches only this process, which passes it on once
             )
             self._alive.add(process)
         return process
@@ -127,18 +157,15 @@ class Children:
                     process.terminate()
 
 
-def _repeat(name: str, source: IO[str] | None, target: IO[str], seen: list[str]) -> None:
-    """Print a process's lines under the category's name; `seen` keeps them."""
-    assert source is not None  # noqa: S101 - PIPE was asked for
-    for line in source:
-        seen.append(line.rstrip())
-        print(f"{name}: {line.rstrip()}\n", end="", file=target, flush=True)  # in one piece
+def _lines(source: IO[str] | None) -> Iterator[str]:
+    assert source is not None  # noqa: S101 - PIPE was requested
+    return (line.rstrip() for line in source)
 
 
-def _last_words(code: int, lines: Sequence[str]) -> str:
-    """What a process that failed said, or what killed it."""
+def _reason(code: int, errors: Sequence[str]) -> str:
+    """The last error that a process printed, or the signal that killed it."""
     if code < 0:
-        killer = signal.Signals(-code).name
-        return f"killed by {killer}" + (" (out of memory?)" if killer == "SIGKILL" else "")
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else f"exit status {code}"
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    printed = [line.removeprefix("error: ") for line in errors if line.startswith("error: ")]
+    return printed[-1] if printed else f"exit status {code}"

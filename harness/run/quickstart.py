@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness import build, datasets, registry
 from harness.build import FitRequest
-from harness.detector import artifact
+from harness.detector.artifact import Artifact
 from harness.detector.settings import Padim
 from harness.errors import ArtifactError, Unavailable
 from harness.run import worker
@@ -20,7 +20,7 @@ FORMATS = ("onnx", "mindir")
 
 WELCOME = """\
 The built-in run: make images with known defects, fit PaDiM on the good ones, export it, score every
-exported form on every backend of this machine, and say whether the backends agree.
+exported variant on every backend of this machine, and say whether the backends agree.
 With your own data: see README, or python -m harness fit --help.
 """
 
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What the built-in run measures."""
+    """Artifacts, data and backends of the built-in run."""
 
     artifacts: Path
     data: Path
@@ -37,10 +37,10 @@ class Prepared:
 
 
 def runnable_backends(say: Say) -> tuple[str, ...]:
-    """Backends that can run on this machine, without simulators and lower precisions; names the others.
+    """Backends that run on this machine, without simulators and reduced precisions; `say` gets the names of the others.
 
     Raises:
-        Unavailable: none can.
+        Unavailable: no backend runs here.
     """
     reasons = {
         name: reason
@@ -50,22 +50,22 @@ def runnable_backends(say: Say) -> tuple[str, ...]:
     absent = [name for name, reason in reasons.items() if reason is not None]
     if absent:
         say(f"not run here: {', '.join(absent)}; python -m harness backends says what each needs")
-    found = tuple(name for name, reason in reasons.items() if reason is None)
-    if not found:
+    runnable = tuple(name for name, reason in reasons.items() if reason is None)
+    if not runnable:
         raise Unavailable(
             "no backend can run on this machine; python -m harness backends says what each needs"
         )
-    return found
+    return runnable
 
 
 def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say) -> Prepared:
-    """Make data and detectors below `folder`; what an earlier run finished is used again.
+    """Make data and detectors below `folder`; finished work of an earlier run is used again.
 
     Args:
-        folder: Gets `synthetic` and `artifacts`.
-        seed: Of the data, the untrained backbone and the fit.
-        backends: Those asked for; all that can run here when none is named.
-        say: Takes each line of what is going on.
+        folder: Parent of the new folders `synthetic` and `artifacts`.
+        seed: Seed of the data, the untrained backbone and the fit.
+        backends: Backends to use; all that run here if none is named.
+        say: Called with each line about the work.
 
     Raises:
         Unavailable: MindSpore, which fits and exports, is not installed.
@@ -89,13 +89,14 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
             seed=seed,
         )
         try:
-            found, fresh = fit(request)
+            detector, fresh = fit(request)
         except ArtifactError:  # of another seed or version: this folder is ours to replace
-            found, fresh = fit(dataclasses.replace(request, force=True))
-        exported = _export_missing(found)
-        took = f"on {found.manifest.training.images} good images in {found.manifest.fit_report['seconds']} s"
+            detector, fresh = fit(dataclasses.replace(request, force=True))
+        exported = _export_missing(detector)
+        manifest = detector.manifest
+        how = f"fitted on {manifest.training.images} good images in {manifest.fit_report['seconds']} s"
         say(
-            f"        {name:<8} {f'fitted {took}' if fresh else 'fitted before'}, "
+            f"        {name:<8} {how if fresh else 'fitted before'}, "
             + (f"exported as {' and '.join(exported)}" if exported else "exported before")
         )
     return Prepared(
@@ -105,10 +106,10 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
     )
 
 
-def _export_missing(found: artifact.Artifact) -> list[str]:
-    """Export the formats the artifact does not have yet, and name them."""
-    have = {variant.format for variant in found.manifest.variants}
-    missing = [name for name in FORMATS if name not in have]
+def _export_missing(detector: Artifact) -> list[str]:
+    """Export the formats that the artifact does not have yet, and return their names."""
+    present = {variant.format for variant in detector.manifest.variants}
+    missing = [name for name in FORMATS if name not in present]
     for name in missing:
-        build.export(found, name)
+        build.export(detector, name)
     return [name.upper() for name in missing]

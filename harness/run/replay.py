@@ -1,4 +1,4 @@
-"""Records whose outputs were saved, scored again without data set, model and device: head and metrics run on what is stored."""
+"""Records with saved outputs, scored again without data set, model and device: only head and metrics run."""
 
 from __future__ import annotations
 
@@ -24,72 +24,72 @@ BACKEND = "replay"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayRequest:
-    """What is to be played: the stored outputs of every record of the artifacts' detectors."""
+    """What to replay: the saved outputs of every record of the artifacts' detectors."""
 
     artifacts: tuple[Path, ...]
     results: Path
-    """The folder of records with their evidence and outputs."""
+    """The folder of the records with evidence and saved outputs."""
     categories: tuple[str, ...]
     """Empty: every category that has an artifact."""
     out: Path
     variant: str | None = None
     """Only outputs of this variant."""
     threads: int | None = None
-    """As the replayed record had, but no more than there are here, when not given."""
+    """`None`: as many as the replayed record had, at most the usable cores."""
 
 
 def jobs(request: ReplayRequest) -> tuple[Job, ...]:
-    """One case for every record with stored outputs.
+    """One case for each record with saved outputs.
 
     Raises:
         ArtifactError: no artifact, or one whose fitted state was altered.
-        RecordError: no stored outputs of an artifact's detector.
+        RecordError: no saved outputs of an artifact's detector.
     """
-    everything = record.latest(record.read_all(request.results))
-    stored = [item for item in everything if item.outputs and request.variant in (None, item.case.variant)]
-    if not stored:
+    records = record.latest(record.read_all(request.results))
+    saved = [old for old in records if old.outputs and request.variant in (None, old.case.variant)]
+    if not saved:
         which = f" of variant {request.variant}" if request.variant else ""
+        raise RecordError(f"{request.results}: no record{which} has saved outputs; bench with --save-outputs")
+    detectors = [
+        detector for path in request.artifacts for detector in artifact.find(path, request.categories)
+    ]
+    return tuple(job for detector in detectors for job in _of_artifact(request, detector, saved))
+
+
+def _of_artifact(request: ReplayRequest, detector: Artifact, saved: Sequence[Record]) -> list[Job]:
+    manifest = detector.manifest
+    names = (manifest.detector, manifest.backbone, manifest.category)
+    same_name = [old for old in saved if (old.case.detector, old.case.backbone, old.case.category) == names]
+    if not same_name:
+        raise RecordError(f"{request.results}: no saved outputs of {' '.join(names)}")
+    same_detector = [old for old in same_name if old.detector_sha256 == manifest.detector_sha256]
+    if not same_detector:
         raise RecordError(
-            f"{request.results}: no record{which} has stored outputs; bench with --save-outputs"
+            f"{request.results}: its outputs of {' '.join(names)} are of detector {same_name[0].detector_sha256[:12]}, "
+            f"{detector.path} is {manifest.detector_sha256[:12]}: replay with the artifact that was measured"
         )
-    found = [item for path in request.artifacts for item in artifact.find(path, request.categories)]
-    return tuple(job for item in found for job in _of_artifact(request, item, stored))
+    detector.state()  # refuses an altered state before anything runs
+    return [_job(request, detector, old) for old in same_detector]
 
 
-def _of_artifact(request: ReplayRequest, found: Artifact, stored: Sequence[Record]) -> list[Job]:
-    manifest = found.manifest
-    named = (manifest.detector, manifest.backbone, manifest.category)
-    alike = [item for item in stored if (item.case.detector, item.case.backbone, item.case.category) == named]
-    if not alike:
-        raise RecordError(f"{request.results}: no stored outputs of {' '.join(named)}")
-    equal = [item for item in alike if item.detector_sha256 == manifest.detector_sha256]
-    if not equal:
-        raise RecordError(
-            f"{request.results}: its outputs of {' '.join(named)} are of detector {alike[0].detector_sha256[:12]}, "
-            f"{found.path} is {manifest.detector_sha256[:12]}: replay with the artifact that was measured"
-        )
-    found.state()  # refuses an altered one before anything is played
-    return [_job(request, found, item) for item in equal]
-
-
-def _job(request: ReplayRequest, found: Artifact, replayed: Record) -> Job:
+def _job(request: ReplayRequest, detector: Artifact, replayed: Record) -> Job:
     path = request.results / record.file_name(replayed.case, replayed.inputs_sha256)
     outputs, device, data = replayed.outputs, replayed.device, replayed.data
     if outputs is None or device is None or data is None:
-        raise RecordError(f"{path}: not a whole record; bench the case again")
+        raise RecordError(f"{path}: not a complete record; bench the case again")
     threads = request.threads or min(replayed.case.threads, machine.usable_cores())
     runner = replayed.case.runner
     return Job(
         case=msgspec.structs.replace(
             replayed.case, backend=BACKEND, source=runner, threads=threads, warmup=0
         ),
-        artifact=found,
+        artifact=detector,
         variant=outputs.variant,
-        category=category_of(replayed),
+        category=_category(replayed),
         fingerprint=data.fingerprint,
         out=request.out,
         outputs=storage.inside(request.results, outputs.file, RecordError),
-        played=msgspec.structs.replace(device, device=f"replay of {device.device}"),
+        outputs_device=msgspec.structs.replace(device, device=f"replay of {device.device}"),
         replayed=path,
         source=Source(
             inputs_sha256=replayed.source.inputs_sha256 if replayed.source else None,
@@ -101,8 +101,8 @@ def _job(request: ReplayRequest, found: Artifact, replayed: Record) -> Job:
     )
 
 
-def category_of(replayed: Record) -> Category:
-    """The test images as the record lists them; there are no files behind the paths."""
+def _category(replayed: Record) -> Category:
+    """The test images that the record lists; their paths lead to no files."""
     samples = tuple(
         Sample(
             name=image.name,
@@ -116,7 +116,7 @@ def category_of(replayed: Record) -> Category:
     return Category(name=replayed.case.category, root=Path(), train=(), test=samples)
 
 
-def sources(path: Path, stored: Reader) -> tuple[inputs.FromRecord, inputs.GroundTruth]:
+def sources(path: Path, saved: Reader) -> tuple[inputs.FromRecord, inputs.GroundTruth]:
     """Frames, digests and ground truth of the record at `path`, checked against its digests.
 
     Raises:
@@ -127,4 +127,4 @@ def sources(path: Path, stored: Reader) -> tuple[inputs.FromRecord, inputs.Groun
     if arrays is None or replayed.data is None:
         raise RecordError(f"{path}: its evidence is missing; copy `evidence` along with the records")
     ground_truth = inputs.GroundTruth(masks=arrays.masks, sizes={}, cut=replayed.data.masks_cut)
-    return inputs.FromRecord(replayed.images, arrays.frames, stored), ground_truth
+    return inputs.FromRecord(replayed.images, arrays.frames, saved), ground_truth

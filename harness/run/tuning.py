@@ -1,7 +1,7 @@
-"""The `tune` command: what the settings of a lower precision cost and give, from records of every one of them.
+"""The search behind `tune`: make a variant for each setting of a reduced precision, and measure all of them.
 
-Every trial is a variant of its own in a copy of the artifact, named by its settings, and a case of its own in a worker of
-its own; what is there already is not made or measured again.
+Each trial is a variant in a copy of the artifact, named by its settings, and a case in a worker of its own. Finished
+variants and cases are not made or measured again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.metadata
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from harness.detector.artifact import Artifact, Variant
 from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailable, UsageError
 from harness.records.record import Record
 from harness.records.tuning import Trial, Tuned
-from harness.run import plan as plan_module
+from harness.run import plan
+from harness.run.options import RunOptions
 from harness.types import Category
 
 CALIBRATIONS: tuple[build.Calibration, ...] = ("minmax", "percentile")
@@ -34,95 +35,106 @@ OM_MODES = (
 )
 """Precision modes of `atc`, from the most to the least exact by their names."""
 _REQUEST = "tuning.sha256"
-"""Of what must not change between two runs into one folder."""
+"""File with the digest of everything that must not change between two runs into one folder."""
 _ENDS = "ends"
-"""First and last node with weights, and what makes the outputs."""
+"""Group of the first and the last node with weights, and of the nodes after them."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneRequest:
-    """What is to be tried, and where everything goes."""
+    """What to try, and the folder for the results."""
 
     artifact: Path
     data: Path
     """The folder that holds the categories."""
     to: Path
-    """Folder of the copy of the artifact with all variants, and of the records."""
+    """Folder for the copy of the artifact with all variants, and for the records."""
     backends: tuple[str, ...] = ("onnxruntime-cpu",)
     rounds: int = 2
-    """Every case is measured so many times, one round of all after the other."""
+    """How often every case is measured, round by round."""
     images: int = build.IMAGES
     om: OmRequest | None = None
-    """The precision modes of `atc` are tried too, with all else as asked here."""
-    threads: int = 1
-    warmup: int = 3
-    timeout: float = 600.0
+    """If given, the precision modes of `atc` are tried too, with the other values of this request."""
+    options: RunOptions = field(default_factory=RunOptions)
 
 
-def tune(request: TuneRequest, *, say: Say, report: Callable[[Record], None]) -> Tuned:
+def tune(
+    request: TuneRequest,
+    *,
+    say: Say,
+    report: Callable[[Record], None],
+    progress: plan.Progress | None = None,
+) -> Tuned:
     """Make every variant, then measure all of them round by round.
 
+    Args:
+        request: What to try.
+        say: Called with each line about the work.
+        report: Called with each record as it is written.
+        progress: Shows the progress of each case.
+
     Raises:
-        ArtifactError: several artifacts, or none with a float32 ONNX variant.
-        Interrupted: on Ctrl-C; see `harness.run.plan.run`.
-        Unavailable: something needed to make a variant is not on this machine.
-        UsageError: the folder holds another tuning, no backend opens a format, or `atc` cannot be asked for this.
+        ArtifactError: several artifacts, or one without a float32 ONNX variant.
+        Interrupted: on Ctrl-C.
+        Unavailable: this machine lacks something that making a variant needs.
+        UsageError: the folder holds another tuning, no backend opens a format, or `atc` cannot compile this.
     """
-    plan_module.require_cores(request.threads)
+    plan.require_cores(request.options.threads)
     opened = {name: registry.backend(name).formats for name in request.backends}
     for format_ in ("onnx",) if request.om is None else ("onnx", "om"):
         if not any(format_ in formats for formats in opened.values()):
             raise UsageError(
                 f"tune makes {format_} variants, and --backend {', '.join(opened)} opens none: name one that does too"
             )
-    found = artifact.find(request.artifact, ())
-    if len(found) != 1:
+    detectors = artifact.find(request.artifact, ())
+    if len(detectors) != 1:
         raise ArtifactError(
-            f"{request.artifact}: {len(found)} artifacts: tune one of them, {found[0].path} say"
+            f"{request.artifact}: {len(detectors)} artifacts: tune one of them, for example {detectors[0].path}"
         )
-    category = datasets.load_category(request.data, found[0].manifest.category)
+    original = detectors[0]
+    category = datasets.load_category(request.data, original.manifest.category)
     if request.om is not None:  # before anything is made
-        registry.resolve("stage", "om_dry_run", registry.STAGES)(found[0], request.om, head_in_graph=False)
-    groups = registry.resolve("stage", "precision_groups", registry.STAGES)(found[0])
-    copy = _copy(found[0], category, request)
+        registry.resolve("stage", "om_dry_run", registry.STAGES)(original, request.om, head_in_graph=False)
+    groups = registry.resolve("stage", "precision_groups", registry.STAGES)(original)
+    copy = _copy(original, category, request)
     trials = _distinct(copy, (_unchanged(copy), *_make(copy, category, groups, request, say)))
     for trial in trials:
         if trial.same_as is not None:
             say(f"{trial.settings}: the same file as {trial.same_as}, not measured again")
     ids = [trial.variant for trial in trials if trial.refused is None and trial.same_as is None]
-    made = {item.id: item.format for item in artifact.read(copy.path).manifest.variants}
+    format_of = {variant.id: variant.format for variant in artifact.read(copy.path).manifest.variants}
     folders = [request.to / "records" / f"round-{index + 1}" for index in range(request.rounds)]
     rounds = []
     for index, folder in enumerate(folders):
         say(f"round {index + 1} of {request.rounds}")
         records: list[Record] = []
         for backend, formats in opened.items():
-            variants = tuple(id_ for id_ in ids if made[id_] in formats)
+            variants = tuple(id_ for id_ in ids if format_of[id_] in formats)
             if not variants:
                 continue  # atc compiled none of them
-            plan = plan_module.plan(
-                plan_module.BenchRequest(
+            cases = plan.plan(
+                plan.BenchRequest(
                     artifacts=(copy.path,),
                     data=request.data,
                     categories=(),
                     backends=(backend,),
                     variants=variants,
                     out=folder,
-                    threads=request.threads,
-                    warmup=request.warmup,
+                    options=request.options,
                 )
             )
-            records += plan_module.run(plan, timeout=request.timeout, report=report)
+            timeout = request.options.timeout
+            records += plan.run(cases, timeout=timeout, report=report, progress=progress)
         rounds.append(tuple(records))
     return Tuned(trials=trials, rounds=tuple(rounds), records=tuple(folders))
 
 
-def _copy(found: Artifact, category: Category, request: TuneRequest) -> Artifact:
-    """The artifact in the folder of the tuning, with its float32 ONNX variant alone; the one there if it is of one request."""
-    source = found.variant(("onnx",))
-    asked = {
-        "detector_sha256": found.manifest.detector_sha256,
+def _copy(original: Artifact, category: Category, request: TuneRequest) -> Artifact:
+    """A copy of the artifact with only its float32 ONNX variant, or the copy of an earlier run of the same request."""
+    source = original.variant(("onnx",))
+    fixed = {
+        "detector_sha256": original.manifest.detector_sha256,
         "model": source.files,
         "train": datasets.fingerprint(category, "train"),
         "images": request.images,
@@ -131,7 +143,7 @@ def _copy(found: Artifact, category: Category, request: TuneRequest) -> Artifact
     }
     path, note = request.to / category.name, request.to / _REQUEST
     if note.is_file():
-        if note.read_text(encoding="utf-8") != _text(asked):
+        if note.read_text(encoding="utf-8") != _text(fixed):
             raise UsageError(
                 f"{request.to}: holds a tuning of another detector, model, data, --images or version of onnx or onnxruntime: "
                 "choose another folder"
@@ -141,16 +153,19 @@ def _copy(found: Artifact, category: Category, request: TuneRequest) -> Artifact
         copied = folder / category.name
         copied.mkdir()
         for name in (artifact.STATE, artifact.NET, *source.files):
-            shutil.copyfile(found.path / name, copied / name)
-        artifact.write_manifest(copied, msgspec.structs.replace(found.manifest, variants=(source,)))
-        (folder / _REQUEST).write_text(_text(asked), encoding="utf-8")
+            shutil.copyfile(original.path / name, copied / name)
+        artifact.write_manifest(copied, msgspec.structs.replace(original.manifest, variants=(source,)))
+        (folder / _REQUEST).write_text(_text(fixed), encoding="utf-8")
     return artifact.read(path)
 
 
 def _software() -> dict[str, str]:
-    """Versions of what makes and measures ONNX variants: `onnxruntime` comes in several distributions."""
-    found = {str(item.metadata["Name"]): item.version for item in importlib.metadata.distributions()}
-    return {name: version for name, version in sorted(found.items()) if name.lower().startswith("onnx")}
+    """Versions of the packages that make and measure ONNX variants: `onnxruntime` has several distributions."""
+    versions = {
+        str(distribution.metadata["Name"]): distribution.version
+        for distribution in importlib.metadata.distributions()
+    }
+    return {name: versions[name] for name in sorted(versions) if name.lower().startswith("onnx")}
 
 
 def _text(document: Mapping[str, Any]) -> str:
@@ -165,94 +180,95 @@ def _make(
     copy: Artifact, category: Category, groups: Mapping[str, Sequence[str]], request: TuneRequest, say: Say
 ) -> list[Trial]:
     compiled, trials = [], []
-    if request.om is not None:  # first: where there is no `atc`, nothing else is made
+    if request.om is not None:  # first, so that nothing else is made without `atc`
         for mode in OM_MODES:
             om = replace(request.om, precision_mode=mode)
             compiled.append(_trial(copy, f"atc {mode}", om, partial(build.export, copy, "om", om=om)))
-            say(_told(compiled[-1]))
-    for settings, asked in lowerings(groups, request.images).items():
-        trials.append(_trial(copy, settings, asked, partial(build.lower, copy, category, asked)))
-        say(_told(trials[-1]))
+            say(_line(compiled[-1]))
+    for settings, precision in reductions(groups, request.images).items():
+        trials.append(_trial(copy, settings, precision, partial(build.lower, copy, category, precision)))
+        say(_line(trials[-1]))
     return [*trials, *compiled]
 
 
 def _distinct(copy: Artifact, trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """The trials, each variant whose files an earlier one has too marked: two measurements of one file are no settings."""
-    made = {item.id: item for item in artifact.read(copy.path).manifest.variants}
+    """The trials, with `same_as` set for a variant whose file equals an earlier one's."""
+    variants = {variant.id: variant for variant in artifact.read(copy.path).manifest.variants}
     first: dict[tuple[str, ...], str] = {}
-    found = []
+    distinct = []
     for trial in trials:
         if trial.refused is None:
-            variant = made[trial.variant]
+            variant = variants[trial.variant]
             earlier = first.setdefault((variant.format, *variant.files.values()), trial.variant)
-            found.append(replace(trial, same_as=None if earlier == trial.variant else earlier))
+            distinct.append(replace(trial, same_as=None if earlier == trial.variant else earlier))
         else:
-            found.append(trial)
-    return tuple(found)
+            distinct.append(trial)
+    return tuple(distinct)
 
 
-def lowerings(groups: Mapping[str, Sequence[str]], images: int) -> dict[str, PrecisionRequest]:
-    """The lower precisions that are tried, by their settings in words.
+def reductions(groups: Mapping[str, Sequence[str]], images: int) -> dict[str, PrecisionRequest]:
+    """Settings in words → the reduced precision to try.
 
-    float16; int8 by each calibration, with nothing kept in float32 and with both ends kept; and, by the first of them, with
-    one group kept.
+    float16; int8 with each calibration, with nothing kept in float32 and with both ends kept; int8 with the first
+    calibration, with one group kept.
     """
     ends = tuple(dict.fromkeys(node for name in ("first", "last", "tail") for node in groups.get(name, ())))
-    found = {"float16": PrecisionRequest(precision="fp16", images=images)}
+    requests = {"float16": PrecisionRequest(precision="fp16", images=images)}
     for calibration in CALIBRATIONS:
         kept: dict[str, Sequence[str]] = {"": (), _ENDS: ends}
         if calibration == CALIBRATIONS[0]:
             kept |= groups
         tried: set[tuple[str, ...]] = set()
         for name, nodes in kept.items():
-            if tuple(nodes) in tried:  # a network with one layer: its first is its last
+            if tuple(nodes) in tried:  # in a network with one layer the first is the last
                 continue
             tried.add(tuple(nodes))
             words = f"int8 {calibration}" + (f", {name} kept" if name else "")
             safe = re.sub(r"[^\w.-]+", "-", name)  # it becomes part of a file's name
-            found[words] = PrecisionRequest(
+            requests[words] = PrecisionRequest(
                 precision="int8",
                 calibration=calibration,
                 keep_float=tuple(nodes),
                 images=images,
                 label=f"{calibration}-{safe}-kept" if name else calibration,
             )
-    return found
+    return requests
 
 
 def _trial(
-    copy: Artifact, settings: str, asked: PrecisionRequest | OmRequest, make: Callable[[], Variant]
+    copy: Artifact, settings: str, request: PrecisionRequest | OmRequest, make: Callable[[], Variant]
 ) -> Trial:
-    """Have the variant made, or find it made before."""
+    """Make the variant, unless an earlier run has made it."""
     for variant in artifact.read(copy.path).manifest.variants:
-        if _is_made_by(variant, asked):
+        if _is_made_by(variant, request):
             return Trial(variant=variant.id, settings=settings)
     try:
         return Trial(variant=make().id, settings=settings)
     except (ArtifactError, DatasetError, Unavailable, UsageError):
         raise
-    except HarnessError as error:  # float16 overflows, a compiler fails: that is an answer
+    except HarnessError as error:  # an overflow of float16 or a failed compilation is a result
         return Trial(variant=settings, settings=settings, refused=str(error))
 
 
-def _is_made_by(variant: Variant, asked: PrecisionRequest | OmRequest) -> bool:
-    if isinstance(asked, OmRequest):
+def _is_made_by(variant: Variant, request: PrecisionRequest | OmRequest) -> bool:
+    if isinstance(request, OmRequest):
         target = variant.target
         return (
             target is not None
-            and target.simulated == (asked.atc == "simulated")
-            and (target.soc, variant.gears) == (asked.soc, asked.batches)
-            and asked.cann in (None, target.cann)
-            and target.options == {"precision_mode": asked.precision_mode, "output_type": asked.output_type}
+            and target.simulated == (request.atc == "simulated")
+            and (target.soc, variant.gears) == (request.soc, request.batches)
+            and request.cann in (None, target.cann)
+            and target.options
+            == {"precision_mode": request.precision_mode, "output_type": request.output_type}
         )
     lowered = variant.lowered
-    calibration = asked.calibration if asked.precision == "int8" else None
+    calibration = request.calibration if request.precision == "int8" else None
     return (
         lowered is not None
-        and variant.precision == asked.precision
-        and (lowered.calibration, lowered.keep_float) == (calibration, asked.keep_float)
+        and variant.precision == request.precision
+        and (lowered.calibration, lowered.keep_float) == (calibration, request.keep_float)
     )
 
 
-def _told(trial: Trial) -> str:
+def _line(trial: Trial) -> str:
     return f"{trial.settings}: {trial.refused or trial.variant}"

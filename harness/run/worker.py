@@ -1,8 +1,8 @@
-"""Every case runs whole in a process of its own: what a runtime breaks, leaks or hangs is this case's alone.
+"""Every case runs completely in its own process, so a runtime that crashes, leaks or hangs affects only this case.
 
-The parent starts `python -m harness.run.worker`, gives the job on standard input as JSON and reads events from standard
-output, one JSON document a line: `{"done": n}` for images scored, then `{"record": path}` or `{"error": …}`. Environment
-and core affinity are set before the runtime is imported; its own chatter goes to a log kept only when the case fails.
+The parent starts `python -m harness.run.worker`, sends the job to standard input as JSON and reads events from standard
+output, one JSON document per line: `{"done": n}` for images scored, then `{"record": path}` or `{"error": …}`. Environment
+and core affinity are set before the runtime is imported; the runtime's own output goes to a log, used only if the case fails.
 """
 
 from __future__ import annotations
@@ -33,51 +33,37 @@ if TYPE_CHECKING:
 LOG_LINES_SHOWN = 5
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a worker is told: a case, and where its things are."""
-
-    artifact: str
-    variant: dict[str, Any]
-    data: str | None
-    """`None` for a replay, whose record says what the data were."""
-    case: dict[str, Any]
-    fingerprint: str
-    out: str
-    save_outputs: bool = False
-    inputs: str | None = None
-    outputs: str | None = None
-    played: dict[str, Any] | None = None
-    replayed: str | None = None
-    source: dict[str, Any] | None = None
-    """These as in `harness.run.job.Job`."""
-
-
 class Failure(HarnessError):  # noqa: N818 - what a worker's end is called in its record
-    """A case that did not come to its end; `skipped` when the backend is not on this machine."""
+    """A case that was not measured; `skipped` if the backend is not on this machine."""
 
     def __init__(self, reason: str, *, skipped: bool = False) -> None:
         shown = (sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in reason)
-        super().__init__("".join(shown))  # a runtime quotes the names of a model, which may hold anything
+        super().__init__(
+            "".join(shown)
+        )  # a runtime quotes names from the model, which may contain any character
         self.skipped = skipped
 
 
-def start(order: Order, *, advance: Callable[[int], None], timeout: float) -> Path:
-    """Run a worker to its end and give the path of the record it wrote.
+def start(job: Job, *, advance: Callable[[int], None], timeout: float) -> Path:
+    """Run a worker to its end and return the path of the record it wrote.
 
     Args:
-        order: The case.
+        job: The case.
         advance: Called with the number of images just scored.
-        timeout: Seconds without any sign of life after which the worker is killed.
+        timeout: Seconds without any event after which the worker is killed.
 
     Raises:
-        Failure: it died, hung, or says why it could not measure.
+        Failure: it died, hung, or reports why it could not measure.
     """
     events = _Events(advance)
-    played = order.outputs is not None  # no runtime is imported
-    environment = {} if played else registry.backend(order.case["backend"]).environment
-    with tempfile.TemporaryFile() as log, _spawn(["--case"], environment, log) as process:
+    runs_network = job.outputs is None  # else no runtime is imported
+    environment = registry.backend(job.case.backend).environment if runs_network else {}
+    with (
+        tempfile.TemporaryFile() as log,
+        _spawn(["--case", str(job.case.threads)], environment, log) as process,
+    ):
         try:
-            _send(process, order)
+            _send(process, job)
             hung = _listen(process, events, timeout)
         finally:
             if process.poll() is None:
@@ -86,41 +72,41 @@ def start(order: Order, *, advance: Callable[[int], None], timeout: float) -> Pa
             raise events.error
         if events.record is not None and process.returncode == 0:
             return events.record
-        raise Failure(_obituary(process.returncode, hung=hung, timeout=timeout) + _tail(log))
+        raise Failure(_death(process.returncode, hung=hung, timeout=timeout) + _last_words(log))
 
 
 def probe(backend: str) -> str | None:
-    """Why `backend` cannot run on this machine, asked in a process of its own; `None` when it can."""
+    """Why `backend` cannot run on this machine, or `None` if it can; a process of its own finds out."""
     with tempfile.TemporaryFile() as log:
         process = _spawn(["--probe", backend], registry.backend(backend).environment, log)
         output, _ = process.communicate()
         if process.returncode != 0:
-            return _obituary(process.returncode, hung=False, timeout=0) + _tail(log)
+            return _death(process.returncode, hung=False, timeout=0) + _last_words(log)
     reason: str | None = json.loads(output.splitlines()[-1])["unavailable"]
     return reason
 
 
 def examine(backend: str) -> Iterator[Check]:
-    """Every step of `harness.doctor.steps` for `backend` as it is made, in a process of its own.
+    """Each step of `harness.doctor.steps` for `backend` as soon as it is done, in a process of its own.
 
-    A last, failed one says so where that process died.
+    If that process dies, a last, failed check says so.
     """
     from harness.doctor.steps import Check
 
     with tempfile.TemporaryFile() as log:
         with _spawn(["--examine", backend], registry.backend(backend).environment, log) as process:
-            assert process.stdin is not None  # noqa: S101 - PIPE was asked for
-            assert process.stdout is not None  # noqa: S101 - PIPE was asked for
+            assert process.stdin is not None  # noqa: S101 - PIPE was requested
+            assert process.stdout is not None  # noqa: S101 - PIPE was requested
             process.stdin.close()
             for line in process.stdout:
                 yield msgspec.json.decode(line, type=Check)
         if process.returncode != 0:
-            died = _obituary(process.returncode, hung=False, timeout=0)
-            yield Check(name="the check itself", passed=False, found=died + _tail(log))
+            died = _death(process.returncode, hung=False, timeout=0)
+            yield Check(name="the check itself", passed=False, found=died + _last_words(log))
 
 
 def probe_all() -> dict[str, str | None]:
-    """Every backend's name and why it cannot run on this machine; `None` for one that can."""
+    """Backend → why it cannot run on this machine, or `None` if it can."""
     names = registry.backend_names()
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(names, pool.map(probe, names), strict=True))
@@ -135,18 +121,18 @@ def _spawn(arguments: list[str], environment: Any, log: IO[bytes]) -> subprocess
         stdout=subprocess.PIPE,
         stderr=log,
         env={**os.environ, **environment, "PYTHONPATH": path},
-        start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the worker in order
+        start_new_session=True,  # Ctrl-C reaches only the parent, which ends the worker
     )
 
 
-def _send(process: subprocess.Popen[bytes], order: Order) -> None:
-    assert process.stdin is not None  # noqa: S101 - PIPE was asked for
-    with contextlib.suppress(BrokenPipeError), process.stdin:  # it died already; the exit status says how
-        process.stdin.write(msgspec.json.encode(order))
+def _send(process: subprocess.Popen[bytes], job: Job) -> None:
+    assert process.stdin is not None  # noqa: S101 - PIPE was requested
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # it has died already; the exit status says how
+        process.stdin.write(job.encoded())
 
 
 class _Events:
-    """What a worker has said so far."""
+    """The events of a worker so far."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self._advance = advance
@@ -164,8 +150,8 @@ class _Events:
 
 
 def _listen(process: subprocess.Popen[bytes], events: _Events, timeout: float) -> bool:
-    """Take events until the worker closes its output; whether it had to be killed for its silence."""
-    assert process.stdout is not None  # noqa: S101 - PIPE was asked for
+    """Read events until the worker closes its output; `True` if it was silent for too long and was killed."""
+    assert process.stdout is not None  # noqa: S101 - PIPE was requested
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         pending, alive = b"", time.monotonic()
@@ -185,13 +171,13 @@ def _listen(process: subprocess.Popen[bytes], events: _Events, timeout: float) -
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the worker and whatever it started."""
+    """Kill the worker and the processes it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def _obituary(code: int | None, *, hung: bool, timeout: float) -> str:
+def _death(code: int | None, *, hung: bool, timeout: float) -> str:
     if hung:
         return f"the worker gave no sign of life for {timeout:g} s and was killed (--timeout sets the limit)"
     if code is not None and code < 0:
@@ -199,14 +185,14 @@ def _obituary(code: int | None, *, hung: bool, timeout: float) -> str:
     return f"the worker ended with exit status {code} before its record was written"
 
 
-def _tail(log: IO[bytes]) -> str:
+def _last_words(log: IO[bytes]) -> str:
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
-    said = [line for line in lines if line.strip("^~ ")][-LOG_LINES_SHOWN:]  # without a traceback's markers
-    return "; its last words: " + " | ".join(said) if said else ""
+    shown = [line for line in lines if line.strip("^~ ")][-LOG_LINES_SHOWN:]  # without a traceback's markers
+    return "; its last words: " + " | ".join(shown) if shown else ""
 
 
-# What follows runs in the worker.
+# The functions below run in the worker.
 
 
 def main(arguments: list[str]) -> int:
@@ -223,18 +209,17 @@ def main(arguments: list[str]) -> int:
         for check in steps.examine(arguments[1]):
             _say(events, **msgspec.to_builtins(check))
         return 0
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     try:
-        _say(events, record=str(_measure(order, events)))
+        _say(events, record=str(_measure(int(arguments[1]), events)))
     except HarnessError as error:
         _say(events, error=str(error), skipped=isinstance(error, Unavailable))
     return 0
 
 
-def _measure(order: Order, events: IO[str]) -> Path:
-    threads = order.case["threads"]
+def _measure(threads: int, events: IO[str]) -> Path:
+    """Measure the job on standard input and return the path of its record."""
     try:
-        machine.pin(threads)  # before any runtime starts its threads
+        machine.pin(threads)  # before numpy or a runtime starts its threads
     except (OSError, ValueError) as error:
         raise UsageError(f"--threads {threads}: {error}") from error
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -242,56 +227,23 @@ def _measure(order: Order, events: IO[str]) -> Path:
     from harness.records import record
     from harness.run import pipeline
     from harness.run.inputs import in_its_batches
+    from harness.run.job import decoded
 
-    job = _job(order)
+    job = decoded(sys.stdin.buffer.read())
 
     def advance(count: int) -> None:
         _say(events, done=count)
 
     if job.outputs is not None:
-        pipeline.play(job, advance=advance)
+        pipeline.score_saved(job, advance=advance)
     else:
-        machine.describe()  # asks git: a process that holds a device had better not fork
+        machine.describe()  # runs git: a process that holds a device should not fork
         begin = time.perf_counter_ns()
         session = registry.backend(job.case.backend).open(job.artifact, job.variant, threads=threads)
         load_ms = (time.perf_counter_ns() - begin) / 1e6
         session = in_its_batches(session, job.variant)
         pipeline.run(job, session, load_ms=load_ms, advance=advance)
     return job.out / record.file_name(job.case, job.inputs_sha256)
-
-
-def _job(order: Order) -> Job:
-    from harness import datasets
-    from harness.detector import artifact
-    from harness.detector.artifact import Variant
-    from harness.records import record
-    from harness.records.record import Device, Source
-    from harness.run import replay
-    from harness.run.job import Job
-    from harness.types import Case
-
-    case = msgspec.convert(order.case, Case)
-    replayed = _path(order.replayed)
-    return Job(
-        case=case,
-        artifact=artifact.read(Path(order.artifact)),
-        variant=msgspec.convert(order.variant, Variant),
-        category=datasets.load_category(Path(order.data), case.category)
-        if order.data is not None
-        else replay.category_of(record.read(Path(str(replayed)))),
-        fingerprint=order.fingerprint,
-        out=Path(order.out),
-        save_outputs=order.save_outputs,
-        inputs=_path(order.inputs),
-        outputs=_path(order.outputs),
-        played=msgspec.convert(order.played, Device | None),
-        replayed=replayed,
-        source=msgspec.convert(order.source, Source | None),
-    )
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 def _say(events: IO[str], **event: Any) -> None:

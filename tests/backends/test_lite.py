@@ -19,6 +19,7 @@ from harness.errors import ArtifactError, Unavailable
 from harness.records import record
 from harness.records.record import Record
 from harness.run import plan
+from harness.run.options import RunOptions
 from harness.run.plan import BenchRequest
 from harness.storage import sha256_of_file
 from harness.types import AnyArray
@@ -322,7 +323,7 @@ def test_a_mindir_is_benched_on_the_simulator_and_agrees_with_mindspore_to_the_b
         categories=(),
         backends=("ascend-lite-simulated", "mindspore-cpu"),
         out=tmp_path,
-        batch_size=3,
+        options=RunOptions(batch_size=3),
     )
     ours, theirs = plan.run(plan.plan(request), timeout=120, report=list[Record]().append)
     assert (ours.status, ours.reason) == ("measured", None)

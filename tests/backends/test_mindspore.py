@@ -20,6 +20,7 @@ from harness.errors import MissingExtra
 from harness.records import record
 from harness.records.record import Record
 from harness.run import plan
+from harness.run.options import RunOptions
 from harness.run.plan import BenchRequest
 from tests.conftest import Tiny
 
@@ -188,7 +189,7 @@ def test_a_mindir_is_benched_in_a_worker_of_its_own(
         categories=(),
         backends=("mindspore-cpu",),
         out=tmp_path,
-        batch_size=3,
+        options=RunOptions(batch_size=3),
     )
     (made,) = plan.run(plan.plan(request), timeout=120, report=list[Record]().append)
     assert (made.status, made.reason) == ("measured", None)

@@ -122,7 +122,7 @@ def test_one_category_is_fitted_in_this_process(
     made = tmp_path / "out" / "padim-resnet18"
     assert lines[2:] == [
         f"{made / 'good'}: fitted on 9 images in 1.5 s, 4 epochs, loss 0.5 → 0.25, 1 held out, threshold 2.000",
-        "  the thresholds rest on 1 held-out images alone: take them as rough",
+        "  the thresholds come from only 1 held-out images: they are rough",
         f"next: python -m harness export {made} --format onnx --format mindir",
     ]
     assert not (notes / "checked").exists()
@@ -208,7 +208,7 @@ def test_side_by_side_each_process_sees_one_device(
         (["--jobs", "999"], "--jobs 999: .* cores are usable here"),
         (
             ["--jobs", "2", "--workers", "2", "--detector", "stpm"],
-            "--jobs and --workers both want the devices",
+            "--jobs and --workers both use several devices",
         ),
         (["--jobs", "3", "--device", "ascend"], "--jobs 3: ASCEND_RT_VISIBLE_DEVICES shows 2 devices"),
         (["--set", "epochs"], "--set epochs: expected NAME=VALUE"),

@@ -9,6 +9,7 @@ from harness import onnx_models, registry
 from harness.records.record import Record
 from harness.run import pipeline, plan
 from harness.run.inputs import in_its_batches
+from harness.run.options import RunOptions
 from harness.run.plan import BenchRequest
 from tests.conftest import Tiny
 
@@ -32,8 +33,7 @@ def measure(tiny: Tiny, tmp_path: Path) -> Measure:
             categories=(),
             backends=("onnxruntime-cpu",),
             out=tmp_path / "results",
-            batch_size=batch_size,
-            force=True,
+            options=RunOptions(batch_size=batch_size, force=True),
         )
         (job,) = plan.plan(request).jobs
         session = registry.backend("onnxruntime-cpu").open(job.artifact, job.variant, threads=1)

@@ -18,6 +18,14 @@ from tests.harness.onnx_models.models import BOOL, DEVIATION, FLOAT, LARGEST, MA
 Capture = pytest.CaptureFixture[str]
 
 
+def exit_code(arguments: list[str]) -> int:
+    """The exit code of a command whose arguments may be wrong."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return int(str(end.code))
+
+
 def bench(model: Path, tiny: Tiny, tmp_path: Path, *more: str) -> list[str]:
     data = ["--data", str(tiny.data), "--category", "widget", "--out", str(tmp_path / "results")]
     return ["bench", "--onnx", str(model), *data, "--backend", "onnxruntime-cpu", "--threads", "1", *more]
@@ -194,15 +202,15 @@ def test_describe_gives_the_manifest_as_json(tmp_path: Path, capsys: Capture) ->
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (("--artifact", "x"), "--artifact does not go with --onnx"),
-        (("--suite", "padim"), "--suite does not go with --onnx"),
-        (("--variant", "x"), "--variant does not go with --onnx"),
-        (("--inputs", "x"), "--inputs does not go with --onnx"),
-        (("--outputs", "x"), "--outputs does not go with --onnx"),
-        (("--weights", "x"), "--weights does not go with --onnx"),
+        (("--artifact", "x"), "bench takes one .onnx file, alone"),
+        (("--suite", "padim"), "unrecognized arguments: --onnx"),
+        (("--variant", "x"), "bench --variant needs an artifact"),
+        (("--inputs", "x"), "bench --inputs needs an artifact"),
+        (("--outputs", "x"), "replay RESULTS --artifact DIR"),
+        (("--weights", "x"), "unrecognized arguments: --weights x"),
         (("--backend", "mindspore-cpu"), "--backend mindspore-cpu opens no ONNX"),
         (("--category", "nothing"), "nothing"),
-        (("--onnx", "second.onnx"), "bench --onnx takes one model at a time"),
+        (("--onnx", "second.onnx"), "bench takes one .onnx file, alone"),
         (("--set", "mean=0", "--set", "std=0"), "--set std=0: Expected `float` > 0"),
         (("--set", "colour=bgr"), "--set colour=bgr: Invalid enum value 'bgr'; one of RGB, BGR, GREY"),
         (("--set", "name=a\nb"), "is not one line of printable characters"),
@@ -212,7 +220,7 @@ def test_what_contradicts_is_refused(
     more: tuple[str, ...], why: str, tiny: Tiny, tmp_path: Path, capsys: Capture
 ) -> None:
     model = as_anomalib().write(tmp_path / "model.onnx")
-    assert main(bench(model, tiny, tmp_path, *more)) == 2
+    assert exit_code(bench(model, tiny, tmp_path, *more)) == 2
     assert why in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
@@ -249,16 +257,16 @@ def test_scores_that_are_all_the_same_get_a_word(
     nodes = [*DEVIATION[:2], node(operator, "signed signed", "anomaly_map"), *LARGEST]
     model = Toy(nodes=nodes, metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx")
     assert main(bench(model, tiny, tmp_path)) == 0
-    word = "onnxruntime-cpu widget: all 8 scores are 0: nothing is told apart"
+    word = "onnxruntime-cpu widget: all 8 scores are 0: the detector distinguishes nothing"
     assert (word in capsys.readouterr().out) == constant
 
 
 @pytest.mark.parametrize("more", [("--manifest", "m.json"), ("--set", "range=unit")])
 def test_declarations_without_a_model_are_refused(more: tuple[str, ...], capsys: Capture) -> None:
     assert main(["bench", *more]) == 2
-    assert "describe the model of --onnx FILE" in capsys.readouterr().err
+    assert f"bench {more[0]} needs a MODEL" in capsys.readouterr().err
 
 
 def test_data_and_category_must_be_named(tmp_path: Path, capsys: Capture) -> None:
     assert main(["bench", "--onnx", str(as_anomalib().write(tmp_path / "model.onnx"))]) == 2
-    assert "bench --onnx needs --data DIR" in capsys.readouterr().err
+    assert "bench MODEL.onnx needs --data DIR" in capsys.readouterr().err

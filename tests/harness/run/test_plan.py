@@ -15,10 +15,12 @@ from harness.detector import artifact
 from harness.errors import ArtifactError, DatasetError, HarnessError, UsageError
 from harness.records import record
 from harness.records.record import Record
-from harness.run import job as job_module
 from harness.run import plan as plan_module
 from harness.run import worker
-from harness.run.plan import BenchRequest, Interrupted
+from harness.run.interrupted import Interrupted
+from harness.run.job import Job
+from harness.run.options import RunOptions
+from harness.run.plan import BenchRequest
 from harness.run.worker import Failure
 from harness.types import Case
 from tests.conftest import Tiny, _write_onnx, write_image
@@ -27,7 +29,9 @@ pytestmark = pytest.mark.usefixtures("fakes")
 
 
 def run(request: BenchRequest) -> tuple[Record, ...]:
-    return plan_module.run(plan_module.plan(request), timeout=request.timeout, report=list[Record]().append)
+    return plan_module.run(
+        plan_module.plan(request), timeout=request.options.timeout, report=list[Record]().append
+    )
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def data(tiny: Tiny, tmp_path: Path) -> Path:
         ({"backends": ("onnxruntime-cpp",)}, UsageError, "did you mean 'onnxruntime-cpu'"),
         ({"backends": ("mindspore-cpu",)}, ArtifactError, "no variant in format mindir .*--format mindir"),
         ({"variants": ("onnx-fp16",)}, UsageError, "did you mean 'onnx-fp32'"),
-        ({"threads": 10_000}, UsageError, "--threads 10000: only"),
+        ({"options": RunOptions(threads=10_000)}, UsageError, "--threads 10000: only"),
     ],
 )
 def test_what_is_missing_is_known_before_anything_runs(
@@ -63,7 +67,7 @@ def test_a_category_the_data_lack_is_known_before_anything_runs(
 
 
 def test_a_variant_another_backend_opens_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--variant onnx-fp32 is onnx; this backend opens mindir"):
+    with pytest.raises(UsageError, match="--variant onnx-fp32 is onnx; mindspore-cpu opens mindir"):
         plan_module.plan(tiny.request(tmp_path / "out", "mindspore-cpu", variants=("onnx-fp32",)))
 
 
@@ -217,7 +221,7 @@ def test_a_clock_that_is_behind_what_was_measured_is_refused(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tiny.request(tmp_path, "fake-work"))
-    monkeypatch.setattr(job_module, "now", lambda: "1970-01-01T00:00:01.000000+00:00")
+    monkeypatch.setattr(plan_module, "now", lambda: "1970-01-01T00:00:01.000000+00:00")
     with pytest.raises(
         UsageError, match=r"clock says 1970-01-01T00:00:01Z, and fake-work widget was measured at 20"
     ):
@@ -264,11 +268,11 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_much(
 ) -> None:
     start, started = worker.start, list[str]()
 
-    def interrupted(order: worker.Order, **settings: Any) -> Path:
-        started.append(order.case["backend"])
-        if order.case["backend"] == "fake-off":
+    def interrupted(job: Job, **settings: Any) -> Path:
+        started.append(job.case.backend)
+        if job.case.backend == "fake-off":
             raise KeyboardInterrupt
-        return start(order, **settings)
+        return start(job, **settings)
 
     monkeypatch.setattr(worker, "start", interrupted)
     run(tiny.request(tmp_path / "out", "fake-work"))

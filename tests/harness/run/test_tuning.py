@@ -18,8 +18,7 @@ from harness.detector.artifact import Artifact
 from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailable, UsageError
 from harness.records.record import Device, Distribution, Record
 from harness.records.tuning import Trial, Tuned
-from harness.run import plan as plan_module
-from harness.run import tuning
+from harness.run import plan, tuning
 from harness.tables import tuning as tuning_table
 from tests.conftest import Tiny
 from tests.harness.record_factory import HOST, Outputs, Results, outputs
@@ -28,7 +27,7 @@ GROUPS = {"first": ("a",), "last": ("b",), "tail": ("c", "d"), "net/layer1": ("a
 
 
 def test_every_calibration_is_tried_with_and_without_the_ends_and_every_group_once() -> None:
-    tried = tuning.lowerings(GROUPS, 5)
+    tried = tuning.reductions(GROUPS, 5)
     assert list(tried) == [
         "float16",
         *("int8 minmax", "int8 minmax, ends kept", "int8 minmax, first kept", "int8 minmax, last kept"),
@@ -46,9 +45,9 @@ def test_every_calibration_is_tried_with_and_without_the_ends_and_every_group_on
 
 
 def test_groups_of_the_same_nodes_are_tried_once() -> None:
-    tried = tuning.lowerings({"first": ("a",), "last": ("a",)}, 5)
+    tried = tuning.reductions({"first": ("a",), "last": ("a",)}, 5)
     assert [name for name in tried if "minmax" in name] == ["int8 minmax", "int8 minmax, ends kept"]
-    assert [name for name in tuning.lowerings({}, 5) if "kept" in name] == []
+    assert [name for name in tuning.reductions({}, 5) if "kept" in name] == []
 
 
 def given(*, moved: float = 0.0, image: int = 0) -> Outputs:
@@ -256,7 +255,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         "float16": build.PrecisionRequest(precision="fp16"),
         "int8": build.PrecisionRequest(precision="int8", label="minmax"),
     }
-    monkeypatch.setattr(tuning, "lowerings", lambda *_: requests)
+    monkeypatch.setattr(tuning, "reductions", lambda *_: requests)
 
 
 Cases = list[tuple[str, str, str]]
@@ -267,11 +266,11 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Cases:
     """Round, backend and variant of every case, in order; none is run."""
     seen: Cases = []
 
-    def run(plan: plan_module.Plan, **_: Any) -> tuple[Record, ...]:
+    def run(plan: plan.Plan, **_: Any) -> tuple[Record, ...]:
         seen.extend((job.out.name, job.case.backend, job.case.variant) for job in plan.jobs)
         return ()
 
-    monkeypatch.setattr(plan_module, "run", run)
+    monkeypatch.setattr(plan, "run", run)
     return seen
 
 
@@ -312,7 +311,7 @@ def test_a_refused_setting_is_an_answer_and_is_no_other_setting(
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     asked = build.PrecisionRequest(precision="int8", images=2, label="all")
     kept = build.PrecisionRequest(precision="int8", images=2, keep_float=("Conv",), label="none")
-    monkeypatch.setattr(tuning, "lowerings", lambda *_: {"all": asked, "none": kept})
+    monkeypatch.setattr(tuning, "reductions", lambda *_: {"all": asked, "none": kept})
     float32, all_, none = tune(tiny, tmp_path / "to").trials
     assert (float32.refused, all_.refused, all_.variant) == (None, None, "onnx-int8-all-images2")
     assert "nothing was quantised" in str(none.refused)
@@ -340,7 +339,7 @@ def test_a_variant_of_the_same_bytes_is_made_and_not_measured(
         "int8 a": build.PrecisionRequest(precision="int8", label="a"),
         "int8 b": build.PrecisionRequest(precision="int8", label="b"),
     }
-    monkeypatch.setattr(tuning, "lowerings", lambda *_: requests)
+    monkeypatch.setattr(tuning, "reductions", lambda *_: requests)
     monkeypatch.setattr(build, "lower", lower)
     said: list[str] = []
     request = tuning.TuneRequest(artifact=tiny.artifact, data=tiny.data, to=tmp_path / "to", rounds=1)
@@ -395,7 +394,7 @@ def test_the_versions_that_make_a_variant_are_known() -> None:
 def test_a_folder_is_of_one_detector_on_one_data_set(
     tiny: Tiny, tmp_path: Path, planned: Cases, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "lowerings", lambda *_: {})
+    monkeypatch.setattr(tuning, "reductions", lambda *_: {})
     data = Path(shutil.copytree(tiny.data, tmp_path / "data"))
     made = Path(shutil.copytree(tiny.artifact, tmp_path / "art" / "widget"))
     tune(tiny, tmp_path / "to", artifact=made, data=data)

@@ -25,7 +25,7 @@ BROKEN = ("kill", "exit", "fail", "nan", "shape")
 
 def run(request: BenchRequest) -> dict[str, Record]:
     """Records by backend, `fake-` left out."""
-    records = plan.run(plan.plan(request), timeout=request.timeout, report=list[Record]().append)
+    records = plan.run(plan.plan(request), timeout=request.options.timeout, report=list[Record]().append)
     return {made.case.backend.removeprefix("fake-"): made for made in records}
 
 

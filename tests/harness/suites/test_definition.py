@@ -226,10 +226,10 @@ def test_a_suite_in_object_storage_is_refused() -> None:
         suites.find("s3://bucket/padim.toml")
 
 
-def test_the_help_of_bench_names_every_suite() -> None:
+def test_the_help_of_reproduce_names_every_suite() -> None:
     from harness.cli import parser
 
     action: Any = next(item for item in parser()._actions if item.dest == "==SUPPRESS==" or item.choices)
-    shown = " ".join(action.choices["bench"].format_help().split())
+    shown = " ".join(action.choices["reproduce"].format_help().split())
     for name in suites.names():
         assert name in shown

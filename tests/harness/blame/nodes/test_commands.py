@@ -18,6 +18,7 @@ from harness.blame import cuts
 from harness.cli import main
 from harness.detector import artifact
 from harness.run import plan as plan_module
+from harness.run.job import Job
 from tests.conftest import Tiny
 
 
@@ -143,11 +144,10 @@ def test_parity_blames_the_node_of_a_bad_export(
     benched(two_variants, out, "onnx-fp32")
     start = worker.start
 
-    def run_as_first(order: worker.Order, **given: Any) -> Path:
+    def run_as_first(job: Job, **given: Any) -> Path:
         """A worker process does not know the name: let the first do the work, and the record bear the name."""
         from harness.run import pipeline
 
-        job = worker._job(order)
         session = registry.backend("onnxruntime-cpu").open(job.artifact, job.variant, threads=1)
         made = pipeline.run(job, session, load_ms=None, advance=given["advance"])
         from harness.records import record

@@ -12,8 +12,10 @@ from harness.detector import artifact
 from harness.errors import DatasetError, HarnessError
 from harness.records import record
 from harness.run import suite, suite_ready, worker
+from harness.run.interrupted import Interrupted
+from harness.run.job import Job
 from harness.run.worker import Failure
-from tests.harness.suites.conftest import SMALL, Bench, pretend
+from tests.harness.run.conftest import SMALL, Bench, pretend
 
 
 def raises(error: BaseException) -> Callable[[], None]:
@@ -149,7 +151,7 @@ class Stopped(HarnessError):  # noqa: N818 - as its model is named
 def test_an_interrupted_fit_keeps_what_is_finished(bench: Bench, error: BaseException) -> None:
     bench.ail["gadget"] = raises(error)
     with pytest.raises(
-        suite.Interrupted,
+        Interrupted,
         match=r"^interrupted: 1 of 2 categories are finished and kept; the same command continues$",
     ):
         bench.run()
@@ -160,7 +162,7 @@ def test_an_interrupted_fit_keeps_what_is_finished(bench: Bench, error: BaseExce
 def test_a_category_that_failed_is_not_counted_as_finished(bench: Bench) -> None:
     bench.ail["widget"] = raises(DatasetError("too few images"))
     bench.ail["gadget"] = raises(KeyboardInterrupt())
-    with pytest.raises(suite.Interrupted, match=r"^interrupted: 0 of 2 categories"):
+    with pytest.raises(Interrupted, match=r"^interrupted: 0 of 2 categories"):
         bench.run()
 
 
@@ -169,13 +171,13 @@ def test_an_interrupted_measurement_keeps_what_is_finished(
 ) -> None:
     start = worker.start
 
-    def interrupted(order: worker.Order, **settings: Any) -> Path:
-        if order.case["category"] == "gadget":
+    def interrupted(job: Job, **settings: Any) -> Path:
+        if job.case.category == "gadget":
             raise KeyboardInterrupt
-        return start(order, **settings)
+        return start(job, **settings)
 
     monkeypatch.setattr(worker, "start", interrupted)
-    with pytest.raises(suite.Interrupted, match="1 of 2 categories"):
+    with pytest.raises(Interrupted, match="1 of 2 categories"):
         bench.run()
     assert [made.case.category for made in record.read_all(bench.out)] == ["widget"]
 

@@ -20,8 +20,8 @@ from harness.detector.artifact import Artifact, Training, Weights
 from harness.errors import ArtifactError
 from harness.records.record import Record
 from harness.run import suite, suite_ready
-from harness.run.suite import Outcome
-from harness.run.suite import _fitted as fitted
+from harness.run.options import RunOptions
+from harness.run.suite import Outcome, fitted
 from harness.run.suite_ready import SuiteRequest
 from harness.suites import find, read
 from tests.conftest import Tiny, write_category
@@ -60,8 +60,9 @@ class Bench:
         """A run of the suite `text` with an untrained backbone."""
         file = self.root / "small.toml"
         file.write_text(text, encoding="utf-8")
-        given = {"data": self.data, "weights": Path("random"), "out": self.out, **changes}
-        return SuiteRequest(suite=read(find(str(file))), **given)
+        options = {name: changes.pop(name) for name in RunOptions.__slots__ if name in changes}
+        fields = {"data": self.data, "weights": Path("random"), "out": self.out, **changes}
+        return SuiteRequest(suite=read(find(str(file))), options=RunOptions(**options), **fields)
 
     def run(self, text: str = SMALL, **changes: Any) -> Outcome:
         return suite.run(

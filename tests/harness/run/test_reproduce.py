@@ -1,22 +1,21 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
 from harness import cli
 from harness.errors import DatasetError
 from harness.records import record
-from tests.harness.suites.conftest import SMALL, Bench
+from tests.harness.run.conftest import SMALL, Bench
 
 
 def arguments(bench: Bench, *more: str) -> list[str]:
-    """`bench --suite` on one thread; each test that runs it fits and measures in an instant."""
+    """`reproduce` on one thread; each test that runs it fits and measures in an instant."""
     file = bench.root / "small.toml"
     file.write_text(SMALL, encoding="utf-8")
     where = ["--data", str(bench.data), "--weights", "random", "--out", str(bench.out)]
-    return ["bench", "--suite", str(file), *where, "--threads", "1", *more]
+    return ["reproduce", str(file), *where, "--threads", "1", *more]
 
 
 def test_a_suite_is_fitted_measured_and_shown(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,46 +66,63 @@ def test_ctrl_c_says_how_to_go_on_with_exit_code_130(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--variant", "onnx-fp32"), "--variant is the suite's"),
-        (("--mask-threshold", "0"), "--mask-threshold is the suite's"),
-        (("--mask-resize", "nearest"), "--mask-resize is the suite's"),
-        (("--artifact", "here"), "--artifact is the suite's"),
-        (("--category", "sprocket"), "unknown category of the suite small 'sprocket'"),
-        (("--suite", "padin"), "unknown suite 'padin'; did you mean 'padim'"),
+        (("--variant", "onnx-fp32"), "unrecognized arguments: --variant onnx-fp32"),
+        (("--mask-threshold", "0"), "unrecognized arguments: --mask-threshold 0"),
+        (("--mask-resize", "nearest"), "unrecognized arguments: --mask-resize nearest"),
+        (("--artifact", "here"), "unrecognized arguments: --artifact here"),
+        (("--save-outputs",), "unrecognized arguments: --save-outputs"),
+        (("--inputs", "here"), "unrecognized arguments: --inputs here"),
     ],
 )
 def test_what_a_suite_decides_itself_is_refused_on_the_command_line(
     bench: Bench, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], words: str
 ) -> None:
-    assert cli.main(arguments(bench, *more)) == 2
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments(bench, *more))
     assert words in capsys.readouterr().err
     assert bench.fitted == []
 
 
+def test_an_unknown_category_of_a_suite_is_refused(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments(bench, "--category", "sprocket")) == 2
+    assert "unknown category of the suite small 'sprocket'" in capsys.readouterr().err
+    assert bench.fitted == []
+
+
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("line", "words"),
     [
-        (["bench", "--suite", "padim"], "bench --suite needs --data DIR"),
-        (["bench", "--weights", "w.pth"], "bench --weights needs --suite NAME"),
-        (
-            ["bench", "--weights", "w.pth", "--artifact", "a", "--data", "d"],
-            "bench --weights needs --suite NAME",
-        ),
-        (["bench", "--data", "here"], "or name a --suite, which does both"),
+        (["reproduce", "padin", "--data", "d"], "unknown suite 'padin'; did you mean 'padim'"),
+        (["bench", "--data", "here"], "or reproduce a published table, which does both"),
     ],
 )
-def test_what_goes_together_is_asked_for_together(
-    asked: list[str], words: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_use_is_refused(line: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(line) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["reproduce", "padim"], "the following arguments are required: --data"),
+        (["bench", "--suite", "padim"], "the following arguments are required: --data"),
+        (["bench", "--weights", "w.pth"], "unrecognized arguments: --weights"),
+        (["bench", "a", "--data", "d", "--weights", "w.pth"], "unrecognized arguments: --weights w.pth"),
+    ],
+)
+def test_arguments_of_another_command_cannot_be_parsed(
+    line: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(asked) == 2
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(line)
     assert words in capsys.readouterr().err
 
 
 def test_everything_missing_is_one_error_with_a_line_each(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[Any] = ["bench", "--suite", "padim", "--data", str(bench.data), "--out", str(bench.out)]
-    assert cli.main([*asked, "--backend", "fake-absent"]) == 2
+    line = ["reproduce", "padim", "--data", str(bench.data), "--out", str(bench.out)]
+    assert cli.main([*line, "--backend", "fake-absent"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: the suite padim cannot start; missing or wrong:\n  - ")
     assert (

@@ -240,7 +240,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Road], Any], str]] = {
     ),
     "input altered": (lambda road: flip(first(road.inputs / "batches")), "altered since index.json"),
     "input gone": (lambda road: first(road.inputs / "batches").unlink(), "cannot be read"),
-    "index reordered": (lambda road: edit_index(road.inputs, swap_batches), "are of other inputs"),
+    "index reordered": (lambda road: edit_index(road.inputs, swap_batches), "are not those of the inputs"),
     "another detector": (
         lambda road: edit_index(road.inputs, lambda index: index.update(detector_sha256="0" * 64)),
         "another detector",
@@ -294,7 +294,7 @@ def test_half_precision_must_be_said_and_is_widened(
 
 def test_a_npy_file_says_its_own_type(road: Road, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert road.score(tmp_path / "r", "--output-dtype", "float16", program="npy") == 2
-    assert "a .npy file says its own type" in capsys.readouterr().err
+    assert "a .npy file contains its own type" in capsys.readouterr().err
 
 
 def test_a_scored_record_can_be_replayed(road: Road, tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_stages_of_other_inputs_are_refused(road: Road, tmp_path: Path) -> None:
     where = ["--artifact", str(road.tiny.artifact), "--data", str(road.tiny.data), "--out", str(out)]
     asked = ["bench", *where, "--backend", "onnxruntime-cpu", "--threads", "1", "--inputs", str(folder)]
     assert cli.main(asked) == 3
-    assert "are of other inputs" in str(only(out).reason)
+    assert "are not those of the inputs" in str(only(out).reason)
 
 
 def test_a_batch_size_that_is_not_that_of_the_batches_is_refused(road: Road, tmp_path: Path) -> None:

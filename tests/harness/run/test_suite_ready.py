@@ -13,7 +13,7 @@ from harness import registry
 from harness.errors import HarnessError, Unavailable, UsageError
 from harness.run import suite_ready
 from harness.run.suite_ready import missing_formats
-from tests.harness.suites.conftest import SMALL, Bench, pretend
+from tests.harness.run.conftest import SMALL, Bench, pretend
 
 
 def problems(bench: Bench, text: str = SMALL, **changes: Any) -> list[str]:
@@ -179,7 +179,7 @@ def changed_image(bench: Bench) -> None:
 def test_a_detector_fitted_otherwise_is_in_the_way_unless_forced(bench: Bench, text: str, words: str) -> None:
     bench.fit()
     (line, _) = problems(bench, text)
-    assert f"widget: fitted with {words}; --force fits it anew" in line
+    assert f"widget: fitted with {words}; --force fits it again" in line
     assert suite_ready.ready(bench.request(text, force=True)).steps[0].fitted is None
 
 
