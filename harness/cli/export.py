@@ -229,10 +229,10 @@ def _reduced(detector: Artifact, variant: Variant) -> str:
         (detector.path / name).stat().st_size / 1e6 for name in (variant.model, f"{lowered.source}.onnx")
     ]
     differences = ", ".join(f"{name} {value:.1e}" for name, value in variant.agreement.items())
-    kept = f", {len(lowered.float_nodes)} nodes kept in float32" if lowered.float_nodes else ""
+    float_nodes = f", {len(lowered.float_nodes)} nodes kept in float32" if lowered.float_nodes else ""
     how = f"calibrated ({lowered.calibration}) and compared" if lowered.calibration else "compared"
     return (
-        f"{sizes[0]:.1f} MB of {sizes[1]:.1f}{kept}; {how} on {len(lowered.images)} good images: differs from "
+        f"{sizes[0]:.1f} MB of {sizes[1]:.1f}{float_nodes}; {how} on {len(lowered.images)} good images: differs from "
         f"{lowered.source} by at most, of the largest value: {differences}; bench and parity say what that costs"
     )
 

@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{where}{error.strerror or error}; check the path, its permissions and the disk", 3, options
         )
     except KeyboardInterrupt as stop:
-        kept = f"; finished work is kept, {options.continues}" if hasattr(options, "continues") else ""
-        print(str(stop) or f"interrupted{kept}", file=sys.stderr)
+        hint = f"; finished work is kept, {options.continues}" if hasattr(options, "continues") else ""
+        print(str(stop) or f"interrupted{hint}", file=sys.stderr)
         return 130
     except Exception:  # noqa: BLE001 - a defect of ours must not look like a verdict
         import traceback

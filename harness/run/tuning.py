@@ -215,11 +215,11 @@ def reductions(groups: Mapping[str, Sequence[str]], images: int) -> dict[str, Pr
     ends = tuple(dict.fromkeys(node for name in ("first", "last", "tail") for node in groups.get(name, ())))
     requests = {"float16": PrecisionRequest(precision="fp16", images=images)}
     for calibration in CALIBRATIONS:
-        kept: dict[str, Sequence[str]] = {"": (), _ENDS: ends}
+        groups_kept: dict[str, Sequence[str]] = {"": (), _ENDS: ends}
         if calibration == CALIBRATIONS[0]:
-            kept |= groups
+            groups_kept |= groups
         tried: set[tuple[str, ...]] = set()
-        for name, nodes in kept.items():
+        for name, nodes in groups_kept.items():
             if tuple(nodes) in tried:  # in a network with one layer the first is the last
                 continue
             tried.add(tuple(nodes))

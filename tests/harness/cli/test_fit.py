@@ -16,7 +16,7 @@ from tests.conftest import write_category
 ROOT = Path(__file__).resolve().parents[3]
 
 FAKE = '''
-"""A fit that does what the category's name says."""
+"""A fit whose outcome depends on the category's name."""
 
 import os
 import signal
@@ -84,7 +84,7 @@ registry.STAGES.update({"fit": "fakefit:fit", "check_fit": "fakefit:check"})
 
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Fits here and in child processes are fakes, which leave their notes in this folder."""
+    """Replace fits here and in child processes by fakes that write notes into this folder."""
     site = tmp_path / "site"
     site.mkdir()
     for name, text in (("fakefit", FAKE), ("fakemade", MADE), ("sitecustomize", HOOK)):
@@ -119,16 +119,16 @@ def test_one_category_is_fitted_in_this_process(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "backbone: untrained, drawn from the seed: for trying things out, never for a claim"
     assert lines[1] == "said by good"
-    made = tmp_path / "out" / "padim-resnet18"
+    measured = tmp_path / "out" / "padim-resnet18"
     assert lines[2:] == [
-        f"{made / 'good'}: fitted on 9 images in 1.5 s, 4 epochs, loss 0.5 → 0.25, 1 held out, threshold 2.000",
+        f"{measured / 'good'}: fitted on 9 images in 1.5 s, 4 epochs, loss 0.5 → 0.25, 1 held out, threshold 2.000",
         "  the thresholds come from only 1 held-out images: they are rough",
-        f"next: python -m harness export {made} --format onnx --format mindir",
+        f"next: python -m harness export {measured} --format onnx --format mindir",
     ]
     assert not (notes / "checked").exists()
 
 
-def test_what_breaks_one_category_does_not_stop_the_others_and_is_listed_at_the_end(
+def test_a_failed_category_does_not_stop_the_others_and_is_listed_at_the_end(
     notes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("bad", "broken", "good", "killed", "last")
@@ -157,12 +157,12 @@ def test_all_fitted_is_success_with_one_hint_at_the_end(
     assert (notes / "checked").read_text() == "padim"
 
 
-def test_the_same_error_of_all_is_the_commands_own(notes: Path, tmp_path: Path) -> None:
+def test_an_error_common_to_all_categories_gives_the_exit_code(notes: Path, tmp_path: Path) -> None:
     assert cli.main(fit(tmp_path, ("bad1", "bad2"))) == 2
     assert (notes / "bad2").is_file()
 
 
-def test_what_no_category_could_be_fitted_with_stops_at_once(
+def test_a_setting_that_no_category_can_use_stops_at_once(
     notes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(fit(tmp_path, ("first", "second"), "--seed", "13")) == 2
@@ -173,13 +173,13 @@ def test_what_no_category_could_be_fitted_with_stops_at_once(
 def test_an_unknown_category_stops_at_once(
     notes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = fit(tmp_path, ("first", "second"), "--category", "first", "--category", "secon")
-    assert cli.main(asked) == 2
+    arguments = fit(tmp_path, ("first", "second"), "--category", "first", "--category", "secon")
+    assert cli.main(arguments) == 2
     assert "unknown category 'secon'; did you mean 'second'?" in capsys.readouterr().err
     assert list(notes.iterdir()) == []
 
 
-def test_side_by_side_the_cores_are_shared_out(notes: Path, tmp_path: Path) -> None:
+def test_simultaneous_fits_share_the_cores(notes: Path, tmp_path: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("one core cannot be shared")
@@ -190,7 +190,7 @@ def test_side_by_side_the_cores_are_shared_out(notes: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("visible", "devices"), [(None, {"0", "1"}), ("4,6", {"4", "6"})])
-def test_side_by_side_each_process_sees_one_device(
+def test_simultaneous_fits_see_one_device_each(
     notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, devices: set[str]
 ) -> None:
     monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
@@ -221,7 +221,7 @@ def test_side_by_side_each_process_sees_one_device(
         ),
     ],
 )
-def test_wrong_use_is_said_before_the_first_category(
+def test_wrong_use_is_reported_before_the_first_category(
     notes: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -235,10 +235,10 @@ def test_wrong_use_is_said_before_the_first_category(
     assert not (notes / "first").exists()
 
 
-def test_ctrl_c_reaches_the_categories_under_way_and_begins_no_other(notes: Path, tmp_path: Path) -> None:
-    asked = fit(tmp_path, ("good", "slow", "waiting"))
+def test_ctrl_c_reaches_running_categories_and_starts_no_other(notes: Path, tmp_path: Path) -> None:
+    arguments = fit(tmp_path, ("good", "slow", "waiting"))
     with subprocess.Popen(
-        [sys.executable, "-m", "harness", *asked], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "harness", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:
         for _ in range(300):
             if (notes / "slow").exists():
@@ -254,7 +254,7 @@ def test_ctrl_c_reaches_the_categories_under_way_and_begins_no_other(notes: Path
     assert not (notes / "waiting").exists()
 
 
-def test_a_killed_command_takes_its_categories_along(notes: Path, tmp_path: Path) -> None:
+def test_a_killed_command_ends_its_categories(notes: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", *fit(tmp_path, ("slow", "waiting"))], cwd=ROOT
     )

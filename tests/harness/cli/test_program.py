@@ -33,9 +33,9 @@ BENCH = (
 
 def bench(tiny: Tiny, out: Path, *backends: str, more: tuple[str, ...] = ()) -> list[str]:
     """A `bench` of the tiny detector on one thread."""
-    asked = [part for name in backends for part in ("--backend", name)]
+    arguments = [part for name in backends for part in ("--backend", name)]
     where = [str(tiny.artifact), "--data", str(tiny.data), "--out", str(out)]
-    return ["bench", *where, *asked, "--threads", "1", *more]
+    return ["bench", *where, *arguments, "--threads", "1", *more]
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> Any:
@@ -44,14 +44,14 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def statuses(document: Any) -> dict[str, str]:
-    return {item["case"]["backend"]: item["status"] for item in document["records"]}
+    return {row["case"]["backend"]: row["status"] for row in document["records"]}
 
 
-def test_all_categories_and_one_by_name_are_wrong_use(
+def test_category_all_together_with_a_name_is_wrong_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["data", "synth", str(tmp_path / "data"), "--category", "all", "--category"]
-    assert cli.main([*asked, "typo"]) == 2
+    arguments = ["data", "synth", str(tmp_path / "data"), "--category", "all", "--category"]
+    assert cli.main([*arguments, "typo"]) == 2
     assert "--category all typo: `all` stands alone" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 
@@ -69,19 +69,19 @@ def test_bench_json_is_one_document_with_a_record_per_case(
     assert printed(capsys) == first
 
 
-def test_what_another_machine_measured_is_said_to_be_its(
+def test_records_measured_on_another_machine_are_named(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.main(bench(tiny, tmp_path / "out", "fake-work"))
-    (made,) = record.read_all(tmp_path / "out")
-    board = msgspec.structs.replace(made.host, name="board", processor="Kunpeng 920")
-    record.write(tmp_path / "out", msgspec.structs.replace(made, host=board))
+    (measured,) = record.read_all(tmp_path / "out")
+    board = msgspec.structs.replace(measured.host, name="board", processor="Kunpeng 920")
+    record.write(tmp_path / "out", msgspec.structs.replace(measured, host=board))
     assert "board" not in capsys.readouterr().err
     assert cli.main(bench(tiny, tmp_path / "out", "fake-work")) == 0
     assert "fake-work widget was measured on board (Kunpeng 920), 20" in capsys.readouterr().err
 
 
-def test_a_line_that_cannot_be_parsed_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_cannot_be_parsed_give_a_json_document_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["bench", "--json", "--batch-size", "0"])
     document = json.loads(capsys.readouterr().out)
@@ -100,7 +100,7 @@ def test_a_line_that_cannot_be_parsed_is_a_document_too(capsys: pytest.CaptureFi
         (("openvino-cpu-default (inputs 12)", "openvino-cpu (inputs 12)"), "openvino-cpu (inputs 12)"),
     ],
 )
-def test_what_trained_the_detector_else_what_is_most_exact_is_agreed_with(
+def test_the_reference_is_the_training_framework_else_the_most_exact_backend(
     results: Results, backends: tuple[str, str], reference: str
 ) -> None:
     for name in backends:
@@ -166,7 +166,7 @@ def test_bench_shows_a_table_per_backend_and_the_verdict(
         (("fake-work", "fake-off", "fake-absent"), 1),
     ],
 )
-def test_a_failed_verdict_beats_what_was_not_measured_beats_done(
+def test_failed_beats_not_measured_beats_passed(
     tiny: Tiny, tmp_path: Path, backends: tuple[str, ...], code: int
 ) -> None:
     assert cli.main(bench(tiny, tmp_path / "out", *backends)) == code
@@ -174,9 +174,9 @@ def test_a_failed_verdict_beats_what_was_not_measured_beats_done(
 
 def test_parity_of_records_exits_by_its_verdict(tiny: Tiny, tmp_path: Path) -> None:
     cli.main(bench(tiny, tmp_path / "out", "fake-work", "fake-off"))
-    asked = ["parity", "--results", str(tmp_path / "out"), "--reference"]
-    assert cli.main([*asked, "fake-work"]) == 1
-    assert cli.main([*asked, "fake-nobody"]) == 3
+    arguments = ["parity", "--results", str(tmp_path / "out"), "--reference"]
+    assert cli.main([*arguments, "fake-work"]) == 1
+    assert cli.main([*arguments, "fake-nobody"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_parity_of_records_exits_by_its_verdict(tiny: Tiny, tmp_path: Path) -> N
         (["weights", "convert", "nowhere.pth", "out.safetensors"], "nowhere.pth"),
     ],
 )
-def test_wrong_use_exits_2_with_what_to_do_on_standard_error(
+def test_wrong_use_exits_2_with_the_next_step_on_standard_error(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -238,12 +238,12 @@ def test_an_unknown_backend_is_wrong_use_and_the_nearest_one_is_named(
 ) -> None:
     assert cli.main(bench(tiny, tmp_path / "out", "onnxruntime_cpu", more=("--json",))) == 2
     shown = capsys.readouterr()
-    said = "unknown backend 'onnxruntime_cpu'; did you mean 'onnxruntime-cpu'?"
-    assert said in shown.err
-    assert said in json.loads(shown.out)["error"]
+    message = "unknown backend 'onnxruntime_cpu'; did you mean 'onnxruntime-cpu'?"
+    assert message in shown.err
+    assert message in json.loads(shown.out)["error"]
 
 
-def test_a_gpu_that_is_not_here_is_skipped_and_never_a_cpu_in_disguise(
+def test_a_missing_gpu_is_skipped_and_never_replaced_by_a_cpu(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -251,14 +251,14 @@ def test_a_gpu_that_is_not_here_is_skipped_and_never_a_cpu_in_disguise(
         pytest.skip("this onnxruntime has the CUDA provider")
     assert cli.main(bench(tiny, tmp_path / "out", "onnxruntime-gpu", more=("--json",))) == 3
     shown = capsys.readouterr()
-    (made,) = json.loads(shown.out)["records"]
-    assert made["status"] == "skipped"
-    assert "has no CUDAExecutionProvider" in made["reason"]
+    (measured,) = json.loads(shown.out)["records"]
+    assert measured["status"] == "skipped"
+    assert "has no CUDAExecutionProvider" in measured["reason"]
     assert "has no CUDAExecutionProvider" in shown.err
-    assert (made["metrics"], made["images"], made["latency_ms"]) == ({}, [], {})
+    assert (measured["metrics"], measured["images"], measured["latency_ms"]) == ({}, [], {})
 
 
-def test_without_backends_named_all_that_run_here_are_benched_and_the_others_explained(
+def test_all_runnable_backends_are_benched_if_none_is_named_and_the_others_are_listed(
     tiny: Tiny,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -288,8 +288,8 @@ def test_a_folder_of_artifacts_with_unicode_and_spaces_is_benched(tiny: Tiny, tm
     shutil.copytree(tiny.data, home / "bilder é")
     moved = Tiny(data=home / "bilder é", artifact=home / "meine artefakte")
     assert cli.main(bench(moved, home / "out put", "fake-work")) == 0
-    (made,) = record.read_all(home / "out put")
-    assert made.case.dataset == "bilder é"
+    (measured,) = record.read_all(home / "out put")
+    assert measured.case.dataset == "bilder é"
 
 
 def test_data_check_exits_2_when_something_is_wrong(tiny: Tiny, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_output_into_a_closed_pipe_is_no_traceback(tiny: Tiny, tmp_path: Path) -
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_ends_the_worker_keeps_what_is_finished_and_says_how_to_go_on(
+def test_ctrl_c_ends_the_worker_keeps_finished_cases_and_says_how_to_continue(
     tiny: Tiny, fakes: Path, tmp_path: Path
 ) -> None:
     arguments = bench(tiny, tmp_path / "out", "fake-work", "fake-hang", more=("--json",))
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_the_worker_keeps_what_is_finished_and_says_how_to_go_on(
     assert (parent.returncode, out) == (130, "")
     assert "interrupted: 1 of 2 cases are measured and kept; the same command continues" in err
     assert "Traceback" not in err
-    assert [made.case.backend for made in record.read_all(tmp_path / "out")] == ["fake-work"]
+    assert [measured.case.backend for measured in record.read_all(tmp_path / "out")] == ["fake-work"]
     for process in map(int, hanging.split()):
         assert not runs(process)
 
@@ -335,7 +335,7 @@ def wait_for(path: Path) -> str:
 
 
 def runs(process: int) -> bool:
-    """Whether a process is there and is more than a zombie, after a while to end in."""
+    """Whether a process still runs after a few seconds; a zombie does not."""
     for _ in range(50):
         with contextlib.suppress(OSError):
             os.kill(process, 0)
@@ -346,7 +346,7 @@ def runs(process: int) -> bool:
     return True
 
 
-def test_the_names_offered_are_those_that_exist() -> None:
+def test_the_names_in_the_parsers_are_those_in_the_registry() -> None:
     assert (
         set(fit.DETECTORS)
         == set(registry.LEARNERS)

@@ -1,4 +1,4 @@
-"""A suite of two small categories, and a fit that takes an instant and can be told to ail."""
+"""A suite of two small categories, and a quick fit that can be made to fail."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ crop = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where a suite runs in a test."""
+    """Folders, requests and messages of a suite that runs in a test."""
 
     root: Path
     fitted: list[FitRequest] = field(default_factory=list)
-    """What the stand-in for a fit was asked for and did anew."""
-    ail: dict[str, Callable[[], None]] = field(default_factory=dict)
-    """Category → what happens in its fit."""
+    """The requests for which the stand-in fitted a detector."""
+    faults: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """Category → function to call in its fit, which may raise an error."""
 
     @property
     def data(self) -> Path:
@@ -57,7 +57,7 @@ class Bench:
         return self.root / "out"
 
     def request(self, text: str = SMALL, **changes: Any) -> SuiteRequest:
-        """A run of the suite `text` with an untrained backbone."""
+        """A request to run the suite `text` with an untrained backbone."""
         file = self.root / "small.toml"
         file.write_text(text, encoding="utf-8")
         options = {name: changes.pop(name) for name in RunOptions.__slots__ if name in changes}
@@ -67,50 +67,50 @@ class Bench:
     def run(self, text: str = SMALL, **changes: Any) -> Outcome:
         return suite.run(
             suite_ready.ready(self.request(text, **changes)),
-            say=self.said.append,
+            say=self.lines.append,
             report=self.reported.append,
         )
 
     def fit(self) -> None:
-        """Leave the detectors of an earlier run behind, without measuring them."""
+        """Fit the detectors without measuring them."""
         plan = suite_ready.ready(self.request())
         for step in plan.steps:
             fitted(plan, step)
 
-    said: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     reported: list[Record] = field(default_factory=list)
 
 
 @pytest.fixture
 def bench(tiny: Tiny, tmp_path: Path, fakes: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Two categories, backends that work or ail, and a stand-in for the fit stage, which needs MindSpore."""
+    """Two categories, working and faulty backends, and a stand-in for the fit, which needs MindSpore."""
     del fakes
-    made = Bench(root=tmp_path)
+    suite_bench = Bench(root=tmp_path)
     for name in ("widget", "gadget"):
-        write_category(made.data / name)
+        write_category(suite_bench.data / name)
     module = ModuleType("stand_in")
-    module.fit = lambda request: _stand_in(made, tiny, request)  # type: ignore[attr-defined]
+    module.fit = lambda request: _stand_in(suite_bench, tiny, request)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stand_in", module)
     monkeypatch.setitem(registry.STAGES, "fit", "stand_in:fit")
     pretend(monkeypatch, mindspore=True)
-    return made
+    return suite_bench
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, **packages: bool) -> None:
-    """Have these packages installed, or not."""
+    """Make these packages look installed, or not."""
     really = registry.is_installed
     monkeypatch.setattr(registry, "is_installed", lambda name: packages.get(name, really(name)))
 
 
-def _stand_in(made: Bench, tiny: Tiny, request: FitRequest) -> tuple[Artifact, bool]:
-    """What `exporters.fit.job.fit` does, but for the learning: the tiny detector, said to be what was asked for."""
-    made.ail.get(request.category.name, lambda: None)()
+def _stand_in(suite_bench: Bench, tiny: Tiny, request: FitRequest) -> tuple[Artifact, bool]:
+    """Do what `exporters.fit.job.fit` does without learning: copy the tiny detector, and give it the requested properties."""
+    suite_bench.faults.get(request.category.name, lambda: None)()
     if request.out.exists() and not request.force:
-        found = artifact.read(request.out)
-        if found.manifest.settings != _settings(request):
+        fitted = artifact.read(request.out)
+        if fitted.manifest.settings != _settings(request):
             raise ArtifactError(f"{request.out} was fitted from another request")
-        return found, False
-    made.fitted.append(request)
+        return fitted, False
+    suite_bench.fitted.append(request)
     shutil.rmtree(request.out, ignore_errors=True)
     shutil.copytree(tiny.artifact, request.out)
     manifest = msgspec.structs.replace(

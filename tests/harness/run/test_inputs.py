@@ -1,4 +1,4 @@
-"""Any number of rows through a model that takes so many at a time."""
+"""Any number of rows through a model with a fixed batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.types import AnyArray
 
 
 class Twice:
-    """Takes three rows and gives twice their sums, in 2 ms."""
+    """Returns twice the sums of three rows, in 2 ms."""
 
     report = DeviceReport(device="cpu", runtime={}, options={"precision": "float32"})
 
@@ -31,7 +31,7 @@ class Twice:
         return {"sums": np.resize(2 * batch.sum(axis=1), self._shape)}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Hold nothing."""
 
 
 def test_the_last_batch_is_filled_with_its_last_row_and_the_copies_are_dropped() -> None:
@@ -46,19 +46,19 @@ def test_the_last_batch_is_filled_with_its_last_row_and_the_copies_are_dropped()
     assert session.device_ms == {"compute": 2.0}
 
 
-def test_the_device_tells_in_which_batches_it_ran() -> None:
+def test_the_device_report_says_in_which_batches_it_ran() -> None:
     assert FixedBatch(Twice(), 3).report.options == {
         "precision": "float32",
         "batches": "3 (a rest is filled up with its last row)",
     }
 
 
-def test_one_number_is_the_one_row_of_a_batch_of_one() -> None:
+def test_a_single_number_is_the_row_of_a_batch_of_one() -> None:
     assert FixedBatch(Twice(shape=()), 1).run(np.ones((2, 4), np.float32))["sums"].tolist() == [8, 8]
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (4,), (1, 3)])
-def test_an_output_without_a_row_for_each_of_the_batch_is_refused(shape: tuple[int, ...]) -> None:
+def test_an_output_with_another_number_of_rows_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ArtifactError, match=r"'sums' has shape .*: not one row for each of the 3 images"):
         FixedBatch(Twice(shape), 3).run(np.ones((3, 4), np.float32))
 
@@ -66,7 +66,9 @@ def test_an_output_without_a_row_for_each_of_the_batch_is_refused(shape: tuple[i
 @pytest.mark.parametrize(
     ("rows", "format_", "wrapped"), [(3, "onnx", True), (None, "onnx", False), (3, "om", False)]
 )
-def test_only_onnx_of_a_fixed_batch_is_run_in_its_batches(rows: Any, format_: str, wrapped: Any) -> None:
+def test_only_onnx_variants_with_a_fixed_batch_run_in_fixed_batches(
+    rows: Any, format_: str, wrapped: Any
+) -> None:
     session: Any = Twice()
     variant: Any = SimpleNamespace(input=SimpleNamespace(shape=(rows, 4)), format=format_)
     assert (in_its_batches(session, variant) is not session) == wrapped

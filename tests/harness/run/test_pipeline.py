@@ -47,28 +47,28 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tiny: Tiny, out: Path) -> Record:
+def scored(tiny: Tiny, out: Path) -> Record:
     return measured(tiny, out)
 
 
 @pytest.fixture
 def data(tiny: Tiny, tmp_path: Path) -> Path:
-    """A copy of the data set that a test may change; its name enters no digest that is compared."""
+    """A copy of the data set that a test may change; no compared digest contains its name."""
     return Path(shutil.copytree(tiny.data, tmp_path / "data"))
 
 
-def scores(made: Record) -> list[float]:
-    return [image.score for image in made.images]
+def scores(scored: Record) -> list[float]:
+    return [image.score for image in scored.images]
 
 
-def maps(out: Path, made: Record) -> Float32:
-    found = record.read_evidence(out, made)
-    assert found is not None
-    return found.maps
+def maps(out: Path, scored: Record) -> Float32:
+    evidence = record.read_evidence(out, scored)
+    assert evidence is not None
+    return evidence.maps
 
 
-def test_the_record_file_has_every_name_of_the_contract(out: Path, made: Record) -> None:
-    document = msgspec.json.decode((out / record.file_name(made.case, made.inputs_sha256)).read_bytes())
+def test_the_record_file_has_every_name_of_the_contract(out: Path, scored: Record) -> None:
+    document = msgspec.json.decode((out / record.file_name(scored.case, scored.inputs_sha256)).read_bytes())
     assert {"status", "case", "metrics", "latency_ms", "images_per_second", "detector_sha256"} <= set(
         document
     )
@@ -83,31 +83,31 @@ def test_the_record_file_has_every_name_of_the_contract(out: Path, made: Record)
     assert document["status"] == "measured"
 
 
-def test_the_record_says_what_ran_on_what(tiny: Tiny, made: Record) -> None:
-    found = artifact.read(tiny.artifact)
-    assert made.detector_sha256 == found.manifest.detector_sha256
-    assert made.model_sha256 == found.manifest.variants[0].files["onnx-fp32.onnx"]
-    assert made.weights.source == "random"
-    assert (made.case.dataset, made.case.category, made.load_ms) == ("data", "widget", 1.5)
-    assert made.device is not None
-    assert made.device.device == "cpu"
-    assert made.data is not None
-    assert (made.data.good, made.data.defective) == (4, 4)
+def test_the_record_says_what_ran_on_what(tiny: Tiny, scored: Record) -> None:
+    detector = artifact.read(tiny.artifact)
+    assert scored.detector_sha256 == detector.manifest.detector_sha256
+    assert scored.model_sha256 == detector.manifest.variants[0].files["onnx-fp32.onnx"]
+    assert scored.weights.source == "random"
+    assert (scored.case.dataset, scored.case.category, scored.load_ms) == ("data", "widget", 1.5)
+    assert scored.device is not None
+    assert scored.device.device == "cpu"
+    assert scored.data is not None
+    assert (scored.data.good, scored.data.defective) == (4, 4)
 
 
-def test_every_sample_of_every_stage_is_kept(made: Record) -> None:
-    samples = made.latency_samples_ms
+def test_every_sample_of_every_stage_is_kept(scored: Record) -> None:
+    samples = scored.latency_samples_ms
     assert {stage: len(values) for stage, values in samples.items()} == dict.fromkeys(STAGES, 8)
     infer_head = np.add(samples["infer"], samples["head"])
     np.testing.assert_allclose(samples["infer_head"], infer_head, rtol=1e-12)
     total = np.add(samples["decode"], samples["preprocess"]) + infer_head
     np.testing.assert_allclose(samples["total"], total, rtol=1e-12)
-    assert made.latency_ms["total"].p50 == pytest.approx(float(np.median(total)))
-    assert made.images_per_second == pytest.approx(8 / (total.sum() / 1e3))
+    assert scored.latency_ms["total"].p50 == pytest.approx(float(np.median(total)))
+    assert scored.images_per_second == pytest.approx(8 / (total.sum() / 1e3))
 
 
 class Clock:
-    """Stands still but for the calls that are said to take their time."""
+    """A clock that advances only in the calls that set a duration."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -124,7 +124,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(("batch_size", "infer"), [(1, [6.0] * 8), (3, [2.0] * 6 + [3.0] * 2)])
-def test_each_stage_is_timed_apart_and_a_batch_is_shared_by_its_images(
+def test_each_latency_stage_is_timed_separately_and_images_share_their_batchs_time(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, infer: list[float]
 ) -> None:
     clock, session, job = Clock(), *opened(tiny.request(tmp_path, batch_size=batch_size))
@@ -144,7 +144,7 @@ def test_each_stage_is_timed_apart_and_a_batch_is_shared_by_its_images(
 
 
 @pytest.mark.parametrize(("batch_size", "shared"), [(1, [2.0] * 8), (4, [0.5] * 8)])
-def test_times_of_the_device_are_kept_where_it_gives_them_shared_by_the_images_of_a_batch(
+def test_device_times_are_recorded_if_given_and_shared_by_the_images_of_a_batch(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, shared: list[float]
 ) -> None:
     session, job = opened(tiny.request(tmp_path, batch_size=batch_size))
@@ -156,17 +156,17 @@ def test_times_of_the_device_are_kept_where_it_gives_them_shared_by_the_images_o
         return run(batch)
 
     monkeypatch.setattr(session, "run", timed)
-    made = pipeline.run(job, session, load_ms=0, advance=list[int]().append)
-    assert made.latency_samples_ms["h2d"] == shared
-    assert made.latency_samples_ms["d2h"] == [2 * each for each in shared]
+    scored = pipeline.run(job, session, load_ms=0, advance=list[int]().append)
+    assert scored.latency_samples_ms["h2d"] == shared
+    assert scored.latency_samples_ms["d2h"] == [2 * each for each in shared]
     runs = [3 + 1 + index // batch_size for index in range(8)]  # three to warm up
-    assert made.latency_samples_ms["compute"] == [number / batch_size for number in runs]
-    assert made.latency_ms["h2d"].p50 == shared[0]
-    assert record.read(record.path_of(tmp_path, made)) == made
+    assert scored.latency_samples_ms["compute"] == [number / batch_size for number in runs]
+    assert scored.latency_ms["h2d"].p50 == shared[0]
+    assert record.read(record.path_of(tmp_path, scored)) == scored
 
 
 @pytest.mark.parametrize(("batch_size", "runs", "steps"), [(1, 3 + 8, [1] * 8), (3, 6 + 3, [3, 3, 2])])
-def test_warm_up_is_apart_and_sees_every_batch_shape(
+def test_warm_up_is_untimed_and_runs_every_batch_shape(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, runs: int, steps: list[int]
 ) -> None:
     session, job = opened(tiny.request(tmp_path, batch_size=batch_size))
@@ -177,18 +177,18 @@ def test_warm_up_is_apart_and_sees_every_batch_shape(
         return run(batch)
 
     monkeypatch.setattr(session, "run", counted)
-    made = pipeline.run(job, session, load_ms=0, advance=advanced.append)
+    scored = pipeline.run(job, session, load_ms=0, advance=advanced.append)
     assert len(shapes) == runs
     assert advanced == steps
     assert set(shapes[: runs - len(steps)]) == set(steps)
-    assert made.first_inference_ms is not None
-    assert len(made.latency_samples_ms["infer"]) == 8
+    assert scored.first_inference_ms is not None
+    assert len(scored.latency_samples_ms["infer"]) == 8
 
 
-def test_scores_are_those_of_the_plain_formula(tiny: Tiny, out: Path, made: Record) -> None:
-    found = artifact.read(tiny.artifact)
-    ready = Preprocessor(found.manifest.preprocessing)
-    kernels = found.net()["conv.weight"]
+def test_scores_are_those_of_the_plain_formula(tiny: Tiny, out: Path, scored: Record) -> None:
+    detector = artifact.read(tiny.artifact)
+    ready = Preprocessor(detector.manifest.preprocessing)
+    kernels = detector.net()["conv.weight"]
 
     def embedded(kind: str) -> AnyArray:
         paths = sorted((tiny.data / "widget").glob(kind))
@@ -203,26 +203,28 @@ def test_scores_are_those_of_the_plain_formula(tiny: Tiny, out: Path, made: Reco
         distances[:, position] = np.sqrt(np.einsum("nd,de,ne->n", delta, np.linalg.inv(covariance), delta))
     blur = resampling_matrix(8, 32, 1.0)
     expected = blur @ distances.reshape(8, 8, 8) @ blur.T
-    np.testing.assert_allclose(maps(out, made), expected, rtol=1e-4)
-    np.testing.assert_allclose(scores(made), expected.max(axis=(1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(maps(out, scored), expected, rtol=1e-4)
+    np.testing.assert_allclose(scores(scored), expected.max(axis=(1, 2)), rtol=1e-4)
 
 
-def test_metrics_are_those_of_scores_maps_and_masks_in_the_frame_of_the_map(out: Path, made: Record) -> None:
-    evidence = record.read_evidence(out, made)
+def test_metrics_are_those_of_scores_maps_and_masks_in_the_frame_of_the_map(
+    out: Path, scored: Record
+) -> None:
+    evidence = record.read_evidence(out, scored)
     assert evidence is not None
     labels = np.array([0] * 4 + [1] * 4)
     expected = metrics.merge(
-        metrics.image_metrics(np.array(scores(made)), labels),
+        metrics.image_metrics(np.array(scores(scored)), labels),
         metrics.pixel_metrics(evidence.maps, evidence.masks),
     )
-    assert made.metrics == expected.values
-    assert set(made.metrics) == set(METRICS)
-    assert [image.label for image in made.images] == labels.tolist()
-    assert made.metrics["pixel_auroc"] > 0.95  # a mask out of place would not
+    assert scored.metrics == expected.values
+    assert set(scored.metrics) == set(METRICS)
+    assert [image.label for image in scored.images] == labels.tolist()
+    assert scored.metrics["pixel_auroc"] > 0.95  # a mask out of place would not
 
 
-def test_masks_are_cropped_as_the_images_are(tiny: Tiny, out: Path, made: Record) -> None:
-    evidence = record.read_evidence(out, made)
+def test_masks_are_cropped_as_the_images_are(tiny: Tiny, out: Path, scored: Record) -> None:
+    evidence = record.read_evidence(out, scored)
     assert evidence is not None
     stored = cv2.imread(str(tiny.data / "widget/ground_truth/scratch/001_mask.png"), cv2.IMREAD_GRAYSCALE)
     image = cv2.imread(str(tiny.data / "widget/test/scratch/001.png"))
@@ -233,23 +235,23 @@ def test_masks_are_cropped_as_the_images_are(tiny: Tiny, out: Path, made: Record
     assert not evidence.masks[:4].any()
 
 
-def test_two_runs_give_the_same_bits(tiny: Tiny, tmp_path: Path, out: Path, made: Record) -> None:
+def test_two_runs_give_the_same_bits(tiny: Tiny, tmp_path: Path, out: Path, scored: Record) -> None:
     again = measured(tiny, tmp_path)
-    assert scores(again) == scores(made)
-    assert (again.metrics, again.f1_max_thresholds) == (made.metrics, made.f1_max_thresholds)
-    assert again.inputs_sha256 == made.inputs_sha256
-    assert again.evidence == made.evidence
-    np.testing.assert_array_equal(maps(tmp_path, again), maps(out, made))
+    assert scores(again) == scores(scored)
+    assert (again.metrics, again.f1_max_thresholds) == (scored.metrics, scored.f1_max_thresholds)
+    assert again.inputs_sha256 == scored.inputs_sha256
+    assert again.evidence == scored.evidence
+    np.testing.assert_array_equal(maps(tmp_path, again), maps(out, scored))
 
 
 @pytest.mark.parametrize("batch_size", [3, 8, 100])
 def test_the_batch_size_changes_no_score(
-    tiny: Tiny, tmp_path: Path, out: Path, made: Record, batch_size: int
+    tiny: Tiny, tmp_path: Path, out: Path, scored: Record, batch_size: int
 ) -> None:
     batched = measured(tiny, tmp_path, batch_size=batch_size)
-    np.testing.assert_allclose(scores(batched), scores(made), rtol=1e-6)
-    np.testing.assert_allclose(maps(tmp_path, batched), maps(out, made), rtol=1e-6)
-    assert batched.inputs_sha256 != made.inputs_sha256
+    np.testing.assert_allclose(scores(batched), scores(scored), rtol=1e-6)
+    np.testing.assert_allclose(maps(tmp_path, batched), maps(out, scored), rtol=1e-6)
+    assert batched.inputs_sha256 != scored.inputs_sha256
 
 
 def test_masks_that_the_crop_cuts_and_empties_are_counted(tiny: Tiny, tmp_path: Path, data: Path) -> None:
@@ -259,44 +261,44 @@ def test_masks_that_the_crop_cuts_and_empties_are_counted(tiny: Tiny, tmp_path: 
     write_image(masks / "000_mask.png", edge)
     edge[20, 20] = 255
     write_image(masks / "001_mask.png", edge)
-    found = measured(tiny, tmp_path / "out", data=data).data
-    assert found is not None
-    assert (found.masks_cut, found.masks_emptied) == (2, 1)
+    test_data = measured(tiny, tmp_path / "out", data=data).data
+    assert test_data is not None
+    assert (test_data.masks_cut, test_data.masks_emptied) == (2, 1)
 
 
-def test_a_mask_of_another_size_than_its_image_fails_the_case_by_name(
+def test_a_mask_whose_size_differs_from_its_image_fails_the_case_and_is_named(
     tiny: Tiny, tmp_path: Path, data: Path
 ) -> None:
     mask = data / "widget" / "ground_truth" / "scratch" / "002_mask.png"
     write_image(mask, np.full((40, 44), 255, np.uint8))
-    (made,) = plan.run(
+    (scored,) = plan.run(
         plan.plan(tiny.request(tmp_path / "out", data=data)), timeout=60, report=list[Record]().append
     )
-    assert made.status == "failed"
-    assert str(made.reason).startswith(f"{mask}: the mask is 44x40, but its image")
+    assert scored.status == "failed"
+    assert str(scored.reason).startswith(f"{mask}: the mask is 44x40, but its image")
 
 
-@pytest.mark.parametrize(("gone", "left"), [("scratch", "good"), ("good", "defective")])
+@pytest.mark.parametrize(("gone", "remaining"), [("scratch", "good"), ("good", "defective")])
 def test_one_class_leaves_the_image_metrics_undefined_with_the_reason(
-    tiny: Tiny, tmp_path: Path, data: Path, gone: str, left: str
+    tiny: Tiny, tmp_path: Path, data: Path, gone: str, remaining: str
 ) -> None:
     shutil.rmtree(data / "widget" / "test" / gone)
-    made = measured(tiny, tmp_path / "out", data=data)
-    assert made.status == "measured"
+    scored = measured(tiny, tmp_path / "out", data=data)
+    assert scored.status == "measured"
     for name in ("image_auroc", "image_ap", "image_f1_max"):
-        assert name not in made.metrics
-        assert f"all 4 test images are {left}" in made.undefined[name]
-    assert set(made.metrics) | set(made.undefined) == set(METRICS)
-    assert ("pixel_auroc" in made.metrics) == (left == "defective")
+        assert name not in scored.metrics
+        assert f"all 4 test images are {remaining}" in scored.undefined[name]
+    assert set(scored.metrics) | set(scored.undefined) == set(METRICS)
+    assert ("pixel_auroc" in scored.metrics) == (remaining == "defective")
 
 
-def test_decisions_at_the_frozen_pixel_threshold_are_measured_where_the_head_asks_for_them(
-    tiny: Tiny, tmp_path: Path, made: Record
+def test_decisions_at_the_frozen_pixel_threshold_are_measured_if_the_head_requests_them(
+    tiny: Tiny, tmp_path: Path, scored: Record
 ) -> None:
     folder = Path(shutil.copytree(tiny.artifact, tmp_path / "widget"))
     manifest = artifact.read(folder).manifest
-    wanted = {"pixel_decisions": {"opening_radius": 1, "only_defective": True}}
-    head = msgspec.structs.replace(manifest.head, parameters=manifest.head.parameters | wanted)
+    rules = {"pixel_decisions": {"opening_radius": 1, "only_defective": True}}
+    head = msgspec.structs.replace(manifest.head, parameters=manifest.head.parameters | rules)
     changed = msgspec.structs.replace(manifest, head=head)
     digest = artifact.detector_digest(changed)
     artifact.write_manifest(folder, msgspec.structs.replace(changed, detector_sha256=digest))
@@ -310,12 +312,12 @@ def test_decisions_at_the_frozen_pixel_threshold_are_measured_where_the_head_ask
         evidence.maps, evidence.masks, labels, manifest.thresholds.pixel, judged.pixel_decisions
     )
     assert len(decided.values) == 4
-    assert judged.metrics == made.metrics | decided.values
-    assert made.pixel_decisions is None
+    assert judged.metrics == scored.metrics | decided.values
+    assert scored.pixel_decisions is None
 
 
-def test_one_changed_pixel_changes_the_digests_of_its_image_alone(
-    tiny: Tiny, tmp_path: Path, data: Path, made: Record
+def test_one_changed_pixel_changes_only_the_digests_of_its_image(
+    tiny: Tiny, tmp_path: Path, data: Path, scored: Record
 ) -> None:
     path = data / "widget" / "test" / "good" / "001.png"
     pixels = cv2.imread(str(path))
@@ -323,30 +325,30 @@ def test_one_changed_pixel_changes_the_digests_of_its_image_alone(
     pixels[20, 20, 0] ^= 1
     write_image(path, pixels)
     other = measured(tiny, tmp_path / "out", data=data)
-    differ = [a.name for a, b in zip(made.images, other.images, strict=True) if a.stages != b.stages]
+    differ = [a.name for a, b in zip(scored.images, other.images, strict=True) if a.stages != b.stages]
     assert differ == ["test/good/001.png"]
     assert all(
-        made.images[1].stages[stage] != other.images[1].stages[stage] for stage in made.images[1].stages
+        scored.images[1].stages[stage] != other.images[1].stages[stage] for stage in scored.images[1].stages
     )
-    assert made.data is not None
+    assert scored.data is not None
     assert other.data is not None
-    assert made.data.fingerprint != other.data.fingerprint
-    assert made.inputs_sha256 != other.inputs_sha256
+    assert scored.data.fingerprint != other.data.fingerprint
+    assert scored.inputs_sha256 != other.inputs_sha256
 
 
 def test_a_pixel_outside_the_crop_changes_the_decoded_digest_and_not_the_input(
-    tiny: Tiny, tmp_path: Path, data: Path, made: Record
+    tiny: Tiny, tmp_path: Path, data: Path, scored: Record
 ) -> None:
     path = data / "widget" / "test" / "good" / "001.png"
     pixels = cv2.imread(str(path))
     assert pixels is not None
     pixels[0, 0] ^= 1
     write_image(path, pixels)
-    before, after = made.images[1].stages, measured(tiny, tmp_path / "out", data=data).images[1].stages
+    before, after = scored.images[1].stages, measured(tiny, tmp_path / "out", data=data).images[1].stages
     assert {name for name in before if before[name] != after[name]} == {"decode"}
 
 
-def test_a_test_set_without_images_is_refused_by_name(tiny: Tiny, tmp_path: Path, data: Path) -> None:
+def test_a_test_set_without_images_is_refused_and_named(tiny: Tiny, tmp_path: Path, data: Path) -> None:
     shutil.rmtree(data / "widget" / "test")
     with pytest.raises(DatasetError, match="widget/test: no test images"):
         plan.plan(tiny.request(tmp_path / "out", data=data))

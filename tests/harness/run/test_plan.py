@@ -50,7 +50,7 @@ def data(tiny: Tiny, tmp_path: Path) -> Path:
         ({"options": RunOptions(threads=10_000)}, UsageError, "--threads 10000: only"),
     ],
 )
-def test_what_is_missing_is_known_before_anything_runs(
+def test_missing_things_are_reported_before_anything_runs(
     tiny: Tiny, tmp_path: Path, changed: dict[str, Any], error: type[HarnessError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -58,15 +58,13 @@ def test_what_is_missing_is_known_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_category_the_data_lack_is_known_before_anything_runs(
-    tiny: Tiny, tmp_path: Path, data: Path
-) -> None:
+def test_a_missing_category_is_reported_before_anything_runs(tiny: Tiny, tmp_path: Path, data: Path) -> None:
     (data / "widget").rename(data / "wodget")
     with pytest.raises(DatasetError, match=r"no category 'widget', did you mean wodget"):
         plan_module.plan(tiny.request(tmp_path / "out", data=data))
 
 
-def test_a_variant_another_backend_opens_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_variant_that_the_backend_does_not_open_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--variant onnx-fp32 is onnx; mindspore-cpu opens mindir"):
         plan_module.plan(tiny.request(tmp_path / "out", "mindspore-cpu", variants=("onnx-fp32",)))
 
@@ -103,7 +101,7 @@ def test_a_finished_case_is_not_run_again_unless_forced(tiny: Tiny, fakes: Path,
 @pytest.mark.parametrize(
     "settings", [{"batch_size": 2}, {"warmup": 1}, {"mask_threshold": 100}, {"threads": 2}]
 )
-def test_another_setting_is_another_case(tiny: Tiny, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_changed_setting_is_another_case(tiny: Tiny, tmp_path: Path, settings: dict[str, Any]) -> None:
     if settings.get("threads", 1) > len(os.sched_getaffinity(0)):
         pytest.skip("needs two cores")
     digests = {
@@ -167,9 +165,9 @@ def test_a_case_measured_with_another_model_since_runs_again(tiny: Tiny, tmp_pat
     kernels = artifact.read(folder).net()["conv.weight"]
 
     def exported(scale: float) -> str:
-        made = _write_onnx(folder / "onnx-fp32.onnx", kernels * np.float32(scale))
-        artifact.add_variant(folder, made)
-        return made.files[made.model]
+        measured = _write_onnx(folder / "onnx-fp32.onnx", kernels * np.float32(scale))
+        artifact.add_variant(folder, measured)
+        return measured.files[measured.model]
 
     run(request)
     wrong = exported(1.5)
@@ -182,13 +180,13 @@ def test_a_case_measured_with_another_model_since_runs_again(tiny: Tiny, tmp_pat
 
 
 def test_a_record_that_was_carried_here_is_kept(tiny: Tiny, tmp_path: Path) -> None:
-    (made,) = run(tiny.request(tmp_path, "fake-work"))
-    assert made.device is not None
-    board = msgspec.structs.replace(made.host, name="board")
-    device = msgspec.structs.replace(made.device, runtime={"numpy": "0.1"})
-    record.write(tmp_path, msgspec.structs.replace(made, host=board, device=device))
-    (kept,) = plan_module.plan(tiny.request(tmp_path, "fake-work")).finished
-    assert kept.host.name == "board"
+    (measured,) = run(tiny.request(tmp_path, "fake-work"))
+    assert measured.device is not None
+    board = msgspec.structs.replace(measured.host, name="board")
+    device = msgspec.structs.replace(measured.device, runtime={"numpy": "0.1"})
+    record.write(tmp_path, msgspec.structs.replace(measured, host=board, device=device))
+    (finished,) = plan_module.plan(tiny.request(tmp_path, "fake-work")).finished
+    assert finished.host.name == "board"
 
 
 def test_a_case_of_another_detector_or_other_data_since_runs_again(
@@ -201,23 +199,23 @@ def test_a_case_of_another_detector_or_other_data_since_runs_again(
     plan = plan_module.plan(request)
     assert plan.finished == ()
     (again,) = plan_module.run(plan, timeout=60, report=lambda _: None)
-    assert max(record.read_all(tmp_path / "out"), key=lambda item: item.finished) == again
+    assert max(record.read_all(tmp_path / "out"), key=lambda old: old.finished) == again
 
 
 @pytest.mark.parametrize(
-    ("module", "version", "kept"), [("numpy", "0.1", 0), ("numpy", np.__version__, 1), ("cann", "7", 1)]
+    ("module", "version", "finished"), [("numpy", "0.1", 0), ("numpy", np.__version__, 1), ("cann", "7", 1)]
 )
 def test_a_record_of_another_version_of_the_runtime_is_not_finished(
-    tiny: Tiny, tmp_path: Path, module: str, version: str, kept: int
+    tiny: Tiny, tmp_path: Path, module: str, version: str, finished: int
 ) -> None:
-    (made,) = run(tiny.request(tmp_path, "fake-work"))
-    assert made.device is not None
-    device = msgspec.structs.replace(made.device, runtime={module: version})
-    record.write(tmp_path, msgspec.structs.replace(made, device=device))
-    assert len(plan_module.plan(tiny.request(tmp_path, "fake-work")).finished) == kept
+    (measured,) = run(tiny.request(tmp_path, "fake-work"))
+    assert measured.device is not None
+    device = msgspec.structs.replace(measured.device, runtime={module: version})
+    record.write(tmp_path, msgspec.structs.replace(measured, device=device))
+    assert len(plan_module.plan(tiny.request(tmp_path, "fake-work")).finished) == finished
 
 
-def test_a_clock_that_is_behind_what_was_measured_is_refused(
+def test_a_clock_behind_an_earlier_record_is_refused(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tiny.request(tmp_path, "fake-work"))
@@ -234,36 +232,34 @@ def test_images_that_change_while_they_are_measured_fail_the_case(
 ) -> None:
     plan = plan_module.plan(tiny.request(tmp_path / "out", "onnxruntime-cpu", data=data))
     write_image(data / "widget" / "test/good/000.png", np.zeros((40, 40), np.uint8))
-    (made,) = plan_module.run(plan, timeout=60, report=lambda _: None)
-    assert made.status == "failed"
-    assert "test images or masks were changed while they were measured" in str(made.reason)
+    (measured,) = plan_module.run(plan, timeout=60, report=lambda _: None)
+    assert measured.status == "failed"
+    assert "test images or masks were changed while they were measured" in str(measured.reason)
 
 
 def test_a_record_without_a_measurement_never_counts_as_finished(tiny: Tiny, tmp_path: Path) -> None:
-    (made,) = run(tiny.request(tmp_path / "out", "fake-absent"))
+    (measured,) = run(tiny.request(tmp_path / "out", "fake-absent"))
     (job,) = plan_module.plan(tiny.request(tmp_path / "out", "fake-absent")).jobs
-    (tmp_path / "out" / f"{record.file_name(made.case, made.inputs_sha256)}").write_bytes(
+    (tmp_path / "out" / f"{record.file_name(measured.case, measured.inputs_sha256)}").write_bytes(
         next((tmp_path / "out").glob("*.skipped.json")).read_bytes()
     )
     assert job.finished() is None
 
 
-def test_two_artifacts_of_one_case_are_refused_which_no_table_could_tell_apart(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_two_artifacts_of_the_same_case_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     request = tiny.request(tmp_path / "out", "onnxruntime-cpu")
     twice = dataclasses.replace(request, artifacts=request.artifacts * 2)
     with pytest.raises(UsageError, match="same detector, backbone and category: bench them into different"):
         plan_module.plan(twice)
 
 
-def test_a_folder_that_cannot_be_written_is_known_before_anything_runs(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_before_anything_runs(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"file: cannot write here .* choose another folder"):
         plan_module.plan(tiny.request(tmp_path / "file", "onnxruntime-cpu"))
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_much(
+def test_ctrl_c_keeps_finished_cases_and_counts_them(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, started = worker.start, list[str]()
@@ -282,22 +278,25 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_much(
     ):
         run(tiny.request(tmp_path / "out", *names))
     assert started == ["fake-work", "fake-chatter", "fake-off"]
-    assert [made.case.backend for made in record.read_all(tmp_path / "out")] == ["fake-chatter", "fake-work"]
+    assert [measured.case.backend for measured in record.read_all(tmp_path / "out")] == [
+        "fake-chatter",
+        "fake-work",
+    ]
 
 
 @pytest.mark.parametrize("damage", ["record", "evidence gone", "evidence altered", "model", "state"])
-def test_what_is_not_what_it_was_is_measured_again(tiny: Tiny, tmp_path: Path, damage: str) -> None:
+def test_a_case_with_changed_files_is_measured_again(tiny: Tiny, tmp_path: Path, damage: str) -> None:
     folder = Path(shutil.copytree(tiny.artifact, tmp_path / "widget"))
     request = tiny.request(tmp_path / "out", "fake-work", artifacts=(folder,))
     (job,) = plan_module.plan(request).jobs
-    (made,) = run(request)
-    assert job.finished() == made
-    assert made.evidence is not None
+    (measured,) = run(request)
+    assert job.finished() == measured
+    assert measured.evidence is not None
     path = {
-        "record": tmp_path / "out" / record.file_name(made.case, made.inputs_sha256),
+        "record": tmp_path / "out" / record.file_name(measured.case, measured.inputs_sha256),
         "model": folder / job.variant.model,
         "state": folder / artifact.STATE,
-    }.get(damage, tmp_path / "out" / made.evidence.file)
+    }.get(damage, tmp_path / "out" / measured.evidence.file)
     if damage == "evidence gone":
         path.unlink()
     elif damage == "record":

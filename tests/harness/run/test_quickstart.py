@@ -20,26 +20,26 @@ from harness.run import quickstart, worker
 from tests.conftest import Tiny, write_category
 
 
-def test_backends_that_cannot_run_are_left_out_each_with_its_reason_and_simulators_without(
+def test_backends_that_cannot_run_are_named_and_simulators_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(registry, "backend_names", lambda: ("one", "two", "three", "four"))
     simulated = {"one": False, "three": False, "four": True}
     monkeypatch.setattr(registry, "backend", lambda name: SimpleNamespace(simulated=simulated[name]))
     monkeypatch.setattr(worker, "probe", lambda name: "no board: buy one" if name == "two" else None)
-    said: list[str] = []
-    assert quickstart.runnable_backends(said.append) == ("one", "three")
-    assert said == ["not run here: two; python -m harness backends says what each needs"]
+    lines: list[str] = []
+    assert quickstart.runnable_backends(lines.append) == ("one", "three")
+    assert lines == ["not run here: two; python -m harness backends says what each needs"]
 
 
-def test_a_lower_precision_is_not_run_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_of_reduced_precision_runs_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("openvino-cpu-default", "onnxruntime-cpu", "onnxruntime-tensorrt-fp16")
     monkeypatch.setattr(registry, "backend_names", lambda: names)
     monkeypatch.setattr(worker, "probe", lambda _: None)
     assert quickstart.runnable_backends(list[str]().append) == ("onnxruntime-cpu",)
 
 
-def test_no_backend_at_all_is_an_error_that_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_runnable_backend_is_an_error_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "backend_names", lambda: ("one",))
     monkeypatch.setattr(worker, "probe", lambda name: f"{name} is broken")
     with pytest.raises(Unavailable, match="python -m harness backends"):
@@ -48,8 +48,8 @@ def test_no_backend_at_all_is_an_error_that_says_where_to_look(monkeypatch: pyte
 
 @pytest.fixture
 def requests(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[FitRequest]:
-    """Small images for the synthetic ones and a copy of the tiny detector for every fit; gives the fits asked for."""
-    asked: list[FitRequest] = []
+    """Replace the synthetic images by small ones and each fit by a copy of the tiny detector; return the fit requests."""
+    fit_request: list[FitRequest] = []
 
     def synthesise(out: Path, categories: tuple[str, ...], seed: int) -> None:
         assert seed == 7
@@ -57,7 +57,7 @@ def requests(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[FitRequest]:
             write_category(out / name)
 
     def fit(request: FitRequest) -> tuple[Artifact, bool]:
-        asked.append(request)
+        fit_request.append(request)
         fresh = not request.out.exists()
         if fresh:
             shutil.copytree(tiny.artifact, request.out)
@@ -69,40 +69,42 @@ def requests(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[FitRequest]:
     parts: dict[str, Callable[..., Any]] = {"fit": fit, "mindir": describe_mindir}
     monkeypatch.setattr(synthetic, "synthesise", synthesise)
     monkeypatch.setattr(synthetic, "CATEGORIES", ("nut", "bolt"))
-    monkeypatch.setattr(registry, "resolve", lambda *asked: parts[asked[1]])
-    return asked
+    monkeypatch.setattr(registry, "resolve", lambda *fit_request: parts[fit_request[1]])
+    return fit_request
 
 
-def describe_mindir(found: Artifact, *, head_in_graph: bool) -> Variant:
+def describe_mindir(detector: Artifact, *, head_in_graph: bool) -> Variant:
     assert not head_in_graph
-    return msgspec.structs.replace(found.manifest.variants[0], id="mindir-fp32", format="mindir")
+    return msgspec.structs.replace(detector.manifest.variants[0], id="mindir-fp32", format="mindir")
 
 
 def test_the_built_in_run_fits_every_category_on_an_untrained_seeded_backbone_and_says_so(
     requests: list[FitRequest], tmp_path: Path
 ) -> None:
-    said: list[str] = []
-    made = quickstart.prepare(tmp_path, seed=7, backends=["one", "two", "one"], say=said.append)
-    assert made.backends == ("one", "two")
-    assert [(asked.category.name, asked.weights, asked.seed) for asked in requests] == [
+    lines: list[str] = []
+    measured = quickstart.prepare(tmp_path, seed=7, backends=["one", "two", "one"], say=lines.append)
+    assert measured.backends == ("one", "two")
+    assert [
+        (fit_request.category.name, fit_request.weights, fit_request.seed) for fit_request in requests
+    ] == [
         ("nut", None, 7),
         ("bolt", None, 7),
     ]
-    assert any("UNTRAINED" in line for line in said)
-    for asked in requests:
-        assert asked.category.root.parent == made.data
-        assert asked.out.parent == made.artifacts
+    assert any("UNTRAINED" in line for line in lines)
+    for fit_request in requests:
+        assert fit_request.category.root.parent == measured.data
+        assert fit_request.out.parent == measured.artifacts
 
 
-def test_a_second_built_in_run_exports_nothing_again(requests: list[FitRequest], tmp_path: Path) -> None:
+def test_a_second_built_in_run_exports_nothing(requests: list[FitRequest], tmp_path: Path) -> None:
     first: list[str] = []
     second: list[str] = []
     quickstart.prepare(tmp_path, seed=7, backends=["one"], say=first.append)
-    made = quickstart.prepare(tmp_path, seed=7, backends=["one"], say=second.append)
+    measured = quickstart.prepare(tmp_path, seed=7, backends=["one"], say=second.append)
     assert len(requests) == 4
     assert sum("exported as MINDIR" in line for line in first) == 2  # ONNX was there
     assert sum("fitted before, exported before" in line for line in second) == 2
-    formats = {variant.format for variant in artifact.read(made.artifacts / "nut").manifest.variants}
+    formats = {variant.format for variant in artifact.read(measured.artifacts / "nut").manifest.variants}
     assert formats == {"onnx", "mindir"}
 
 
@@ -117,9 +119,9 @@ def test_detectors_of_another_seed_or_version_are_replaced(
         return cast("tuple[Artifact, bool]", fit(request))
 
     parts = {"fit": strict, "mindir": describe_mindir}
-    monkeypatch.setattr(registry, "resolve", lambda *asked: parts[asked[1]])
+    monkeypatch.setattr(registry, "resolve", lambda *fit_request: parts[fit_request[1]])
     quickstart.prepare(tmp_path, seed=7, backends=["one"], say=list[str]().append)
-    assert [asked.force for asked in requests] == [True, True]
+    assert [fit_request.force for fit_request in requests] == [True, True]
 
 
 @pytest.mark.mindspore
@@ -130,7 +132,7 @@ def test_a_bare_bench_measures_and_passes(
     assert cli.main(["bench", "--json"]) == 0
     shown = capsys.readouterr()
     records = json.loads(shown.out)["records"]
-    assert {item["status"] for item in records} == {"measured"}
-    assert {item["case"]["category"] for item in records} == set(synthetic.CATEGORIES)
-    assert all(0.80 <= item["metrics"]["image_auroc"] <= 0.99 for item in records)
+    assert {row["status"] for row in records} == {"measured"}
+    assert {row["case"]["category"] for row in records} == set(synthetic.CATEGORIES)
+    assert all(0.80 <= row["metrics"]["image_auroc"] <= 0.99 for row in records)
     assert "UNTRAINED" in shown.err

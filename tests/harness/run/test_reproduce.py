@@ -34,7 +34,7 @@ def test_a_failed_category_is_listed_at_the_end_and_is_no_success(
     def fail() -> None:
         raise DatasetError("too few images")
 
-    bench.ail["widget"] = fail
+    bench.faults["widget"] = fail
     assert cli.main(arguments(bench)) == 3
     shown = capsys.readouterr()
     assert shown.err.splitlines()[-1] == "failed: widget: too few images"
@@ -45,19 +45,17 @@ def test_json_is_one_document_with_the_failures(bench: Bench, capsys: pytest.Cap
     def fail() -> None:
         raise DatasetError("too few images")
 
-    bench.ail.update(widget=fail, gadget=fail)
+    bench.faults.update(widget=fail, gadget=fail)
     assert cli.main(arguments(bench, "--json")) == 3
     document = json.loads(capsys.readouterr().out)
     assert document == {"records": [], "failures": {"widget": "too few images", "gadget": "too few images"}}
 
 
-def test_ctrl_c_says_how_to_go_on_with_exit_code_130(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_says_how_to_continue_and_exits_130(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
-    bench.ail["gadget"] = stop
+    bench.faults["gadget"] = stop
     assert cli.main(arguments(bench)) == 130
     assert "interrupted: 1 of 2 categories are finished and kept; the same command" in capsys.readouterr().err
     assert len(record.read_all(bench.out)) == 1
@@ -74,7 +72,7 @@ def test_ctrl_c_says_how_to_go_on_with_exit_code_130(
         (("--inputs", "here"), "unrecognized arguments: --inputs here"),
     ],
 )
-def test_what_a_suite_decides_itself_is_refused_on_the_command_line(
+def test_options_that_a_suite_fixes_are_refused(
     bench: Bench, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], words: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):

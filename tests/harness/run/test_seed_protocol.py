@@ -1,4 +1,4 @@
-"""The habits of the original scripts that a suite may ask for: Pillow's interpolations, and rules for masks."""
+"""Protocols of the original scripts: Pillow's interpolations, and rules for masks."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def resized(image: UInt8, height: int, width: int, interpolation: Interpolation)
 
 
 def mask_of(mask: AnyArray, size: int, crop: int, rule: MaskResize) -> list[list[int]]:
-    found, _ = Preprocessor(standard_steps(size, crop)).mask(mask.astype(np.bool_), rule)
-    assert found.dtype == np.bool_
-    rows: list[list[int]] = found.astype(int).tolist()
+    result, _ = Preprocessor(standard_steps(size, crop)).mask(mask.astype(np.bool_), rule)
+    assert result.dtype == np.bool_
+    rows: list[list[int]] = result.astype(int).tolist()
     return rows
 
 
@@ -81,10 +81,10 @@ def test_an_image_is_resampled_as_pillow_does_it(
     rows, columns = (weights(*pair, kernel) for pair in zip(source, target, strict=True))
     by_rows_first = along(columns, along(rows, image, 0), 1)
     by_columns_first = along(rows, along(columns, image, 1), 0)
-    found = resized(
+    result = resized(
         image, *target, kernel
     )  # which comes first depends on the version, and matters where values clip
-    assert min(np.abs(found - expected).max() for expected in (by_rows_first, by_columns_first)) <= 1
+    assert min(np.abs(result - expected).max() for expected in (by_rows_first, by_columns_first)) <= 1
 
 
 def test_pillows_bilinear_kernel_widens_with_the_reduction_and_opencvs_does_not() -> None:
@@ -131,7 +131,7 @@ def test_a_defect_one_pixel_off_the_grid(rule: MaskResize, expected: list[str]) 
     assert mask_of(mask, 4, 4, rule) == [[int(cell) for cell in row] for row in expected]
 
 
-def test_masks_that_are_not_resized_are_the_same_by_every_rule() -> None:
+def test_masks_that_are_not_resized_are_equal_under_every_rule() -> None:
     mask = noise(6, 6) > 127
     assert [mask_of(mask, 6, 6, rule) for rule in RULES] == [mask.astype(int).tolist()] * 4
 
@@ -146,15 +146,15 @@ def test_truncated_masks_lie_within_dilated_ones_and_full_masks_stay_full(
     )
     mask: Bool = blobs > 0.5
     ready = Preprocessor(standard_steps(size, size))
-    found = {rule: ready.mask(mask, rule)[0] for rule in RULES}
-    assert not (found["area_truncated"] & ~found["nearest"]).any()
-    assert not (found["bilinear_truncated"] & ~found["dilated"]).any()
+    result = {rule: ready.mask(mask, rule)[0] for rule in RULES}
+    assert not (result["area_truncated"] & ~result["nearest"]).any()
+    assert not (result["bilinear_truncated"] & ~result["dilated"]).any()
     for rule in RULES:
         assert ready.mask(np.ones_like(mask), rule)[0].all()
         assert not ready.mask(np.zeros_like(mask), rule)[0].any()
 
 
-def test_a_dilated_mask_is_of_the_whole_image_where_the_others_are_of_the_crop() -> None:
+def test_a_dilated_mask_covers_the_full_image_and_the_others_the_crop() -> None:
     mask = np.zeros((8, 8))
     mask[0, 0] = 1
     assert mask_of(mask, 8, 4, "nearest") == [[0] * 4] * 4
@@ -165,7 +165,7 @@ def test_a_dilated_mask_is_of_the_whole_image_where_the_others_are_of_the_crop()
     ("rule", "cut"),
     [("nearest", True), ("bilinear_truncated", True), ("area_truncated", True), ("dilated", False)],
 )
-def test_what_the_crop_cuts_is_told_where_there_is_a_crop(rule: MaskResize, cut: bool) -> None:  # noqa: FBT001 - a table
+def test_pixels_lost_in_a_crop_are_reported(rule: MaskResize, cut: bool) -> None:  # noqa: FBT001 - a table
     mask = np.ones((16, 16), np.bool_)
     assert Preprocessor(standard_steps(8, 4)).mask(mask, rule)[1] == cut
 
@@ -185,10 +185,10 @@ def test_the_rule_decides_the_ground_truth_of_the_record(tiny: Tiny, tmp_path: P
     for rule in RULES:
         (job,) = plan.plan(tiny.request(tmp_path, mask_resize=rule)).jobs
         session = registry.backend("onnxruntime-cpu").open(job.artifact, job.variant, threads=1)
-        made = pipeline.run(job, session, load_ms=0.0, advance=list[int]().append)
-        evidence = record.read_evidence(tmp_path, made)
+        measured = pipeline.run(job, session, load_ms=0.0, advance=list[int]().append)
+        evidence = record.read_evidence(tmp_path, measured)
         assert evidence is not None
-        assert made.case.mask_resize == rule
+        assert measured.case.mask_resize == rule
         masks[rule] = evidence.masks
         ready = Preprocessor(job.artifact.manifest.preprocessing)
         for sample, framed in zip(job.category.test, evidence.masks, strict=True):
@@ -203,12 +203,12 @@ def test_masks_that_a_rule_empties_are_counted_in_the_table(results: Results) ->
     from harness.records.record import Data
 
     data = Data(fingerprint="f", good=4, defective=4, masks_cut=0, masks_emptied=3)
-    made = results.add("ort", outputs(), data=data, case={"mask_resize": "area_truncated"})
-    (table,) = tables.tables([made])
+    measured = results.add("ort", outputs(), data=data, case={"mask_resize": "area_truncated"})
+    (table,) = tables.tables([measured])
     assert table.rows[0].note == "resizing empties 3 of 4 masks"
 
 
-def test_records_of_different_mask_rules_have_no_parity(results: Results) -> None:
+def test_records_with_different_mask_rules_have_no_parity(results: Results) -> None:
     pair = results.compared(outputs(), outputs(), case={"mask_resize": "dilated"})
     assert pair.verdict == "not measured"
     assert pair.reason == (
@@ -227,8 +227,8 @@ def test_a_suite_and_other_records_of_one_detector_are_not_paired(results: Resul
     assert any("(suite padim): no record of the reference" in reason for reason in report.reasons)
 
 
-def test_records_of_before_suites_are_still_read(results: Results) -> None:
-    made = results.add("ort", outputs())
+def test_records_from_before_suites_are_still_read(results: Results) -> None:
+    measured = results.add("ort", outputs())
     (path,) = results.folder.glob("*.json")
     document = json.loads(path.read_text())
     for name in ("mask_resize", "suite"):
@@ -236,10 +236,10 @@ def test_records_of_before_suites_are_still_read(results: Results) -> None:
     assert not {"fit", "training"} & document.keys()
     del document["record_sha256"]
     path.write_text(json.dumps(document | {"record_sha256": storage.sha256_of_json(document)}))
-    assert record.read_all(results.folder) == (made,)
+    assert record.read_all(results.folder) == (measured,)
 
 
-def test_bench_takes_the_rule_from_the_command_line(tiny: Tiny, tmp_path: Path) -> None:
+def test_bench_reads_the_mask_rule_from_the_command_line(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     where = ["--artifact", str(tiny.artifact), "--data", str(tiny.data), "--out", str(tmp_path / "out")]
     arguments = [
@@ -253,15 +253,15 @@ def test_bench_takes_the_rule_from_the_command_line(tiny: Tiny, tmp_path: Path) 
         "dilated",
     ]
     assert cli.main([*arguments, "--mask-threshold", "0"]) == 0
-    (made,) = record.read_all(tmp_path / "out")
-    assert (made.case.mask_resize, made.case.mask_threshold) == ("dilated", 0)
+    (measured,) = record.read_all(tmp_path / "out")
+    assert (measured.case.mask_resize, measured.case.mask_threshold) == ("dilated", 0)
     shutil.rmtree(tmp_path / "out")
     assert cli.main(arguments[:-2]) == 0
-    (made,) = record.read_all(tmp_path / "out")
-    assert (made.case.mask_resize, made.case.mask_threshold) == ("nearest", 127)
+    (measured,) = record.read_all(tmp_path / "out")
+    assert (measured.case.mask_resize, measured.case.mask_threshold) == ("nearest", 127)
 
 
-def test_two_records_of_one_rule_are_compared(results: Results) -> None:
+def test_records_with_equal_mask_rules_are_compared(results: Results) -> None:
     case = {"mask_resize": "dilated"}
     reference, other = (results.add(name, outputs(), case=case) for name in ("reference", "other"))
     assert compare(results.folder, reference, other).verdict == "passed"

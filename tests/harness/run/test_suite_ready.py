@@ -17,7 +17,7 @@ from tests.harness.run.conftest import SMALL, Bench, pretend
 
 
 def problems(bench: Bench, text: str = SMALL, **changes: Any) -> list[str]:
-    """What the suite says is missing, one line each."""
+    """The problems that the suite reports, one line each."""
     with pytest.raises(HarnessError) as caught:
         suite_ready.ready(bench.request(text, **changes))
     first, *rest = str(caught.value).split("\n  - ")
@@ -25,18 +25,18 @@ def problems(bench: Bench, text: str = SMALL, **changes: Any) -> list[str]:
     return rest
 
 
-def test_nothing_missing_is_a_step_per_category_in_the_suites_order(bench: Bench) -> None:
-    found = suite_ready.ready(bench.request())
-    assert [step.category.name for step in found.steps] == ["widget", "gadget"]
-    assert [step.path for step in found.steps] == [
+def test_a_ready_suite_has_one_step_per_category_in_its_order(bench: Bench) -> None:
+    result = suite_ready.ready(bench.request())
+    assert [step.category.name for step in result.steps] == ["widget", "gadget"]
+    assert [step.path for step in result.steps] == [
         bench.out / "artifacts" / "small" / name for name in ("widget", "gadget")
     ]
-    assert [step.fitted for step in found.steps] == [None, None]
-    assert found.backends == ("fake-work",)
-    assert [step.settings.crop for step in found.steps] == [32, 32]
+    assert [step.fitted for step in result.steps] == [None, None]
+    assert result.backends == ("fake-work",)
+    assert [step.settings.crop for step in result.steps] == [32, 32]
 
 
-def test_everything_missing_is_listed_at_once_and_nothing_is_begun(
+def test_everything_missing_is_listed_at_once_and_nothing_is_started(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, mindspore=False)
@@ -45,8 +45,8 @@ def test_everything_missing_is_listed_at_once_and_nothing_is_begun(
         if mask.is_file():
             mask.unlink()
     text = SMALL.replace('["fake-work"]', '["fake-absent", "fake-werk"]')
-    found = problems(bench, text.replace('"gadget"]', '"gadget", "sprocket"]'), weights=None, threads=10_000)
-    assert len(found) == 7
+    result = problems(bench, text.replace('"gadget"]', '"gadget", "sprocket"]'), weights=None, threads=10_000)
+    assert len(result) == 7
     for words in (
         "--threads 10000: only",
         "--weights W: a fit needs weights of resnet18",
@@ -56,16 +56,18 @@ def test_everything_missing_is_listed_at_once_and_nothing_is_begun(
         "unknown backend 'fake-werk'; did you mean 'fake-work'",
         "pip install 'anomaly-parity-harness[mindspore]'",
     ):
-        assert [line for line in found if words in line], words
+        assert [line for line in result if words in line], words
     assert bench.fitted == []
 
 
-def test_a_folder_of_data_that_is_not_there_is_one_problem(bench: Bench) -> None:
+def test_a_missing_data_folder_is_one_problem(bench: Bench) -> None:
     shutil.rmtree(bench.data)
     assert [line for line in problems(bench) if "no such folder" in line] == problems(bench)
 
 
-def test_only_what_the_machine_lacks_is_unavailable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_is_unavailable_if_only_the_machine_lacks_something(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend(monkeypatch, mindspore=False)
     with pytest.raises(Unavailable, match="MindSpore, which is not installed"):
         suite_ready.ready(bench.request())
@@ -84,23 +86,23 @@ def test_a_category_the_suite_does_not_have_is_refused_with_the_nearest(bench: B
     assert "unknown category of the suite small 'wigdet'; did you mean 'widget'" in line
 
 
-def test_categories_asked_for_are_the_only_ones_looked_at(bench: Bench) -> None:
+def test_only_requested_categories_are_checked(bench: Bench) -> None:
     shutil.rmtree(bench.data / "widget")
-    found = suite_ready.ready(bench.request(categories=("gadget",)))
-    assert [step.category.name for step in found.steps] == ["gadget"]
+    result = suite_ready.ready(bench.request(categories=("gadget",)))
+    assert [step.category.name for step in result.steps] == ["gadget"]
 
 
-def test_backends_asked_for_go_before_the_suites(bench: Bench) -> None:
+def test_requested_backends_replace_the_suites(bench: Bench) -> None:
     assert suite_ready.ready(bench.request(backends=("fake-chatter", "fake-off"))).backends == (
         "fake-chatter",
         "fake-off",
     )
 
 
-def test_without_any_backend_named_every_runnable_one_is_taken(bench: Bench) -> None:
-    found = suite_ready.ready(bench.request(SMALL.replace('backends = ["fake-work"]\n', ""))).backends
-    assert "fake-work" in found
-    assert "fake-absent" not in found
+def test_every_runnable_backend_is_used_if_none_is_named(bench: Bench) -> None:
+    result = suite_ready.ready(bench.request(SMALL.replace('backends = ["fake-work"]\n', ""))).backends
+    assert "fake-work" in result
+    assert "fake-absent" not in result
 
 
 def test_weights_of_another_backbone_are_missing_weights(bench: Bench) -> None:
@@ -112,12 +114,12 @@ def test_weights_of_another_backbone_are_missing_weights(bench: Bench) -> None:
     assert "nowhere.pth: cannot be read" in line
 
 
-def test_a_detector_without_a_backbone_asks_for_no_weights(bench: Bench) -> None:
+def test_a_detector_without_a_backbone_needs_no_weights(bench: Bench) -> None:
     text = 'detector = "ssim_ae"\nbackbone = "none"\ncategories = ["widget"]\nbackends = ["fake-work"]\n'
     assert suite_ready.ready(bench.request(text, weights=None)).steps[0].fitted is None
 
 
-def test_patchcore_asks_for_faiss(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patchcore_needs_faiss(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, mindspore=True, faiss=False)
     text = SMALL.replace("padim", "patchcore")
     (line,) = problems(bench, text)
@@ -144,22 +146,22 @@ def test_detectors_of_an_earlier_run_need_neither_mindspore_nor_weights(
 
 def test_another_format_to_export_needs_mindspore(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.fit()
-    found = suite_ready.ready(bench.request()).steps[0].fitted
-    assert found is not None
-    assert missing_formats(found, ("fake-work", "onnxruntime-cpu")) == []
-    assert missing_formats(found, ("fake-work", "mindspore-cpu")) == ["mindir"]
+    result = suite_ready.ready(bench.request()).steps[0].fitted
+    assert result is not None
+    assert missing_formats(result, ("fake-work", "onnxruntime-cpu")) == []
+    assert missing_formats(result, ("fake-work", "mindspore-cpu")) == ["mindir"]
     pretend(monkeypatch, mindspore=False)
     monkeypatch.setattr("harness.run.worker.probe", lambda _: None)
     (line,) = problems(bench, backends=("mindspore-cpu",))
     assert "fitting and exporting needs MindSpore" in line
 
 
-def test_any_format_that_a_backend_opens_will_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_format_that_a_backend_opens_is_enough(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.fit()
-    found = suite_ready.ready(bench.request()).steps[0].fitted
-    assert found is not None
+    result = suite_ready.ready(bench.request()).steps[0].fitted
+    assert result is not None
     monkeypatch.setattr(registry, "backend", lambda _: SimpleNamespace(formats=("mindir", "onnx")))
-    assert missing_formats(found, ("fake-work",)) == []
+    assert missing_formats(result, ("fake-work",)) == []
 
 
 def changed_image(bench: Bench) -> None:
@@ -176,7 +178,9 @@ def changed_image(bench: Bench) -> None:
         (SMALL.replace("[settings]", "seed = 1\n[settings]"), "another seed"),
     ],
 )
-def test_a_detector_fitted_otherwise_is_in_the_way_unless_forced(bench: Bench, text: str, words: str) -> None:
+def test_a_detector_fitted_with_other_settings_is_refused_unless_forced(
+    bench: Bench, text: str, words: str
+) -> None:
     bench.fit()
     (line, _) = problems(bench, text)
     assert f"widget: fitted with {words}; --force fits it again" in line

@@ -51,10 +51,10 @@ def test_groups_of_the_same_nodes_are_tried_once() -> None:
 
 
 def given(*, moved: float = 0.0, image: int = 0) -> Outputs:
-    """Scores from 1 to 4, one of them moved."""
-    made = outputs()
-    made.scores[image] += moved
-    return made
+    """Scores from 1 to 4, one of them changed."""
+    measured = outputs()
+    measured.scores[image] += moved
+    return measured
 
 
 def add(results: Results, variant: str, scores: Outputs, ms: float, **changes: Any) -> Record:
@@ -70,12 +70,12 @@ def add(results: Results, variant: str, scores: Outputs, ms: float, **changes: A
 
 
 def tuned(results: Results, *rounds: list[Record]) -> Tuned:
-    names = dict.fromkeys(item.case.variant for item in rounds[0])
+    names = dict.fromkeys(case_record.case.variant for case_record in rounds[0])
     trials = tuple(Trial(variant=name, settings=f"settings of {name}") for name in names)
     return Tuned(trials=trials, rounds=tuple(map(tuple, rounds)), records=(results.folder,))
 
 
-def test_a_row_says_what_a_setting_costs_and_gives(results: Results) -> None:
+def test_a_row_shows_cost_and_gain_of_a_setting(results: Results) -> None:
     first = [
         add(results, "fp32", given(), 10.0, peak_memory_bytes=300, model_bytes=40),
         add(results, "int8", given(moved=0.6, image=3), 4.0, peak_memory_bytes=200, model_bytes=10),
@@ -112,7 +112,7 @@ def test_the_table_has_milliseconds_and_megabytes(results: Results) -> None:
     assert cells[-4:] == ["4.0", "0.50", "190", "12.3"]
 
 
-def test_each_backend_has_a_front_of_its_own_against_its_own_float32(results: Results) -> None:
+def test_each_backend_has_its_own_pareto_front_and_float32_reference(results: Results) -> None:
     simulated = Device(device="chip", runtime={}, options={}, simulated=True)
     records = [
         add(results, "fp32", given(), 10.0),
@@ -121,13 +121,13 @@ def test_each_backend_has_a_front_of_its_own_against_its_own_float32(results: Re
         add(results, "int8", given(moved=0.3), 50.0, backend="slow"),
         add(results, "chip", given(), 0.1, device=simulated),
     ]
-    found = {(row.backend, row.variant): row for row in tuning_table.rows(tuned(results, records))}
-    assert {key for key, row in found.items() if row.on_front} == {
+    table_rows = {(row.backend, row.variant): row for row in tuning_table.rows(tuned(results, records))}
+    assert {key for key, row in table_rows.items() if row.on_front} == {
         ("cpu", "fp32"),
         ("cpu", "int8"),
         ("slow", "int8"),  # as near to its float32 as that itself
     }
-    assert (found["slow", "int8"].ratio, found["slow", "int8"].difference) == (0.5, 0.0)
+    assert (table_rows["slow", "int8"].ratio, table_rows["slow", "int8"].difference) == (0.5, 0.0)
 
 
 def test_without_a_measured_float32_nothing_is_compared(results: Results) -> None:
@@ -135,12 +135,12 @@ def test_without_a_measured_float32_nothing_is_compared(results: Results) -> Non
         add(results, "fp32", given(), 10.0, status="failed", reason="killed"),
         add(results, "int8", given(), 5.0),
     ]
-    found = tuning_table.rows(tuned(results, records))
-    assert [row.note for row in found] == ["fp32 failed: killed"] * 2
-    assert [(row.difference, row.on_front) for row in found] == [(None, False)] * 2
+    table_rows = tuning_table.rows(tuned(results, records))
+    assert [row.note for row in table_rows] == ["fp32 failed: killed"] * 2
+    assert [(row.difference, row.on_front) for row in table_rows] == [(None, False)] * 2
 
 
-def test_the_front_holds_what_no_other_setting_beats(results: Results) -> None:
+def test_the_pareto_front_contains_the_settings_that_no_other_beats(results: Results) -> None:
     settings = {
         "fp32": (0.0, 10.0),
         "near": (0.1, 6.0),
@@ -149,46 +149,46 @@ def test_the_front_holds_what_no_other_setting_beats(results: Results) -> None:
         "fast": (0.2, 3.0),
     }
     records = [add(results, name, given(moved=moved), ms) for name, (moved, ms) in settings.items()]
-    found = tuning_table.rows(tuned(results, records))
-    assert [row.variant for row in found if row.on_front] == ["fp32", "near", "fast"]
+    table_rows = tuning_table.rows(tuned(results, records))
+    assert [row.variant for row in table_rows if row.on_front] == ["fp32", "near", "fast"]
 
 
-def test_a_simulator_a_failure_and_a_refusal_are_shown_and_never_on_the_front(results: Results) -> None:
+def test_simulators_failures_and_refusals_are_shown_but_never_on_the_pareto_front(results: Results) -> None:
     simulated = Device(device="chip", runtime={}, options={}, simulated=True)
     records = [
         add(results, "fp32", given(), 10.0),
         add(results, "om", given(), 0.1, backend="chip", device=simulated),
         add(results, "dead", given(), 0.1, status="failed", reason="killed"),
     ]
-    made = tuned(results, records)
+    measured = tuned(results, records)
     refused = Trial(variant="float16", settings="float16", refused="overflows")
-    made = Tuned(trials=(*made.trials, refused), rounds=made.rounds, records=made.records)
-    found = tuning_table.rows(made)
-    assert [row.note for row in found] == [
+    measured = Tuned(trials=(*measured.trials, refused), rounds=measured.rounds, records=measured.records)
+    table_rows = tuning_table.rows(measured)
+    assert [row.note for row in table_rows] == [
         None,
         "SIMULATED, not hardware",
         "dead failed: killed",
         "overflows",
     ]
-    assert [row.on_front for row in found] == [True, False, False, False]
-    assert found[1].ratio is None  # of another backend
-    lines = tuning_table.lines(found, rounds=1, records=results.folder)
+    assert [row.on_front for row in table_rows] == [True, False, False, False]
+    assert table_rows[1].ratio is None  # of another backend
+    lines = tuning_table.lines(table_rows, rounds=1, records=results.folder)
     assert "settings of om: SIMULATED, not hardware" in lines
     assert any("the images are the test images" in line for line in lines)
 
 
-def test_a_trial_of_the_same_file_has_no_numbers_and_says_so(results: Results) -> None:
-    made = tuned(results, [add(results, "fp32", given(), 10.0), add(results, "minmax", given(), 5.0)])
+def test_a_trial_with_the_same_file_is_shown_without_numbers(results: Results) -> None:
+    measured = tuned(results, [add(results, "fp32", given(), 10.0), add(results, "minmax", given(), 5.0)])
     same = Trial(variant="percentile", settings="int8 percentile", same_as="minmax")
-    found = tuning_table.rows(dataclasses.replace(made, trials=(*made.trials, same)))
-    assert [row.on_front for row in found] == [False, True, False]
-    assert (found[2].variant, found[2].milliseconds) == ("percentile", None)
-    lines = tuning_table.lines(found, rounds=1, records=results.folder)
+    table_rows = tuning_table.rows(dataclasses.replace(measured, trials=(*measured.trials, same)))
+    assert [row.on_front for row in table_rows] == [False, True, False]
+    assert (table_rows[2].variant, table_rows[2].milliseconds) == ("percentile", None)
+    lines = tuning_table.lines(table_rows, rounds=1, records=results.folder)
     assert "int8 percentile: the same file as minmax" in lines
     assert "  (unrounded values decide)" in lines
 
 
-def test_times_of_two_hosts_are_not_compared(results: Results) -> None:
+def test_times_of_two_machines_are_not_compared(results: Results) -> None:
     other = msgspec.structs.replace(HOST, name="board", processor="small")
     records = [
         add(results, "fp32", given(), 10.0),
@@ -201,7 +201,7 @@ def test_times_of_two_hosts_are_not_compared(results: Results) -> None:
     assert "on several hosts, bench (any), board (small): tune into another folder" in str(far.note)
 
 
-def test_equal_scores_of_float32_are_no_scale(results: Results) -> None:
+def test_equal_float32_scores_give_no_scale(results: Results) -> None:
     flat = dataclasses.replace(given(), scores=np.ones(8))
     simulated = Device(device="chip", runtime={}, options={}, simulated=True)
     records = [
@@ -209,12 +209,12 @@ def test_equal_scores_of_float32_are_no_scale(results: Results) -> None:
         add(results, "int8", flat, 5.0),
         add(results, "om", given(), 5.0, device=simulated),
     ]
-    found = tuning_table.rows(tuned(results, records))
+    table_rows = tuning_table.rows(tuned(results, records))
     why = "float32's scores are all equal, so there is no scale"
-    assert [row.note for row in found] == [why, why, f"SIMULATED, not hardware; {why}"]
-    assert [(row.difference, row.on_front) for row in found] == [(None, False)] * 3
-    assert found[1].milliseconds == 5.0
-    assert not tuning_table.complete(found)
+    assert [row.note for row in table_rows] == [why, why, f"SIMULATED, not hardware; {why}"]
+    assert [(row.difference, row.on_front) for row in table_rows] == [(None, False)] * 3
+    assert table_rows[1].milliseconds == 5.0
+    assert not tuning_table.complete(table_rows)
 
 
 @pytest.mark.parametrize(("unstable", "rows"), [("int8", [1]), ("fp32", [0, 1, 2])])
@@ -228,29 +228,29 @@ def test_scores_that_differ_from_round_to_round_have_no_difference(
             for name, ms in zip(names, (9.0, 8.0, 7.0), strict=True)
         ]
 
-    found = tuning_table.rows(tuned(results, measure(0), measure(1e-9)))
+    table_rows = tuning_table.rows(tuned(results, measure(0), measure(1e-9)))
     why = f"the scores of {unstable} differ from round to round: there is no one difference"
-    assert [index for index, row in enumerate(found) if row.note == why] == rows
-    assert all(found[index].difference is None and not found[index].on_front for index in rows)
-    assert not tuning_table.complete(found)
+    assert [index for index, row in enumerate(table_rows) if row.note == why] == rows
+    assert all(table_rows[index].difference is None and not table_rows[index].on_front for index in rows)
+    assert not tuning_table.complete(table_rows)
     assert tuning_table.complete(tuning_table.rows(tuned(results, measure(0), measure(0))))
 
 
 @pytest.mark.parametrize("refused", ["overflows", None])
-def test_a_tuning_that_measured_nothing_but_float32_is_not_measured(
+def test_a_tuning_that_measured_only_float32_is_not_measured(
     results: Results, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, refused: str | None
 ) -> None:
-    made = tuned(results, [add(results, "fp32", given(), 10.0)])
+    measured = tuned(results, [add(results, "fp32", given(), 10.0)])
     trial = Trial(variant="float16", settings="float16", refused=refused)
-    made = dataclasses.replace(made, trials=(*made.trials, trial))
-    monkeypatch.setattr(tuning, "tune", lambda *_, **__: made)
+    measured = dataclasses.replace(measured, trials=(*measured.trials, trial))
+    monkeypatch.setattr(tuning, "tune", lambda *_, **__: measured)
     assert cli.main(["tune", "artifact", "--data", "data", "--to", "to"]) == 3
     assert f"float16: {refused or 'no backend opened it'}" in capsys.readouterr().out
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two lowered variants alone."""
+    """Only two variants of reduced precision."""
     requests = {
         "float16": build.PrecisionRequest(precision="fp16"),
         "int8": build.PrecisionRequest(precision="int8", label="minmax"),
@@ -275,9 +275,9 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Cases:
 
 
 def tune(tiny: Tiny, to: Path, **changes: Any) -> Tuned:
-    asked = tuning.TuneRequest(artifact=tiny.artifact, data=tiny.data, to=to, images=2, rounds=1)
-    asked = dataclasses.replace(asked, **changes)
-    return tuning.tune(asked, say=list[str]().append, report=list[Record]().append)
+    request = tuning.TuneRequest(artifact=tiny.artifact, data=tiny.data, to=to, images=2, rounds=1)
+    request = dataclasses.replace(request, **changes)
+    return tuning.tune(request, say=list[str]().append, report=list[Record]().append)
 
 
 @pytest.mark.usefixtures("few")
@@ -288,30 +288,30 @@ def test_every_backend_measures_what_it_opens_in_every_round(
     monkeypatch.setattr(tuning, "OM_MODES", ("force_fp32", "allow_mix_precision", "force_fp16"))
     backends = ("onnxruntime-cpu", "ascend310-simulated")
     om = OmRequest(soc="Ascend310", cann="7.0", atc="simulated")
-    found = tune(tiny, tmp_path / "to", backends=backends, rounds=2, om=om)
+    outcome = tune(tiny, tmp_path / "to", backends=backends, rounds=2, om=om)
     modes = [f"om-{mode}-ascend310-cann7.0-b1-simulated" for mode in ("force_fp32", "force_fp16")]
     once = [("onnxruntime-cpu", name) for name in ("onnx-fp32", "onnx-fp16", "onnx-int8-minmax")]
     once += [("ascend310-simulated", name) for name in modes]
     assert planned == [(folder, *case) for folder in ("round-1", "round-2") for case in once]
-    assert [path.name for path in found.records] == ["round-1", "round-2"]
-    refused = [trial.settings for trial in found.trials if trial.refused]
+    assert [path.name for path in outcome.records] == ["round-1", "round-2"]
+    refused = [trial.settings for trial in outcome.trials if trial.refused]
     assert refused == ["atc allow_mix_precision"]  # which the simulator does not have
     copy = artifact.read(tmp_path / "to" / "widget")
 
-    assert tune(tiny, tmp_path / "to", backends=backends, om=om).trials == found.trials
+    assert tune(tiny, tmp_path / "to", backends=backends, om=om).trials == outcome.trials
     assert artifact.read(copy.path) == copy  # nothing is made again
     two = tune(tiny, tmp_path / "to", backends=backends, om=dataclasses.replace(om, batches=(2,)))
-    made = [trial.variant for trial in two.trials[3:] if not trial.refused]
-    assert made == [name.replace("b1", "b2") for name in modes]
+    measured = [trial.variant for trial in two.trials[3:] if not trial.refused]
+    assert measured == [name.replace("b1", "b2") for name in modes]
 
 
-def test_a_refused_setting_is_an_answer_and_is_no_other_setting(
+def test_a_refused_setting_is_a_result(
     tiny: Tiny, tmp_path: Path, planned: Cases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    asked = build.PrecisionRequest(precision="int8", images=2, label="all")
-    kept = build.PrecisionRequest(precision="int8", images=2, keep_float=("Conv",), label="none")
-    monkeypatch.setattr(tuning, "reductions", lambda *_: {"all": asked, "none": kept})
+    request = build.PrecisionRequest(precision="int8", images=2, label="all")
+    keeping = build.PrecisionRequest(precision="int8", images=2, keep_float=("Conv",), label="none")
+    monkeypatch.setattr(tuning, "reductions", lambda *_: {"all": request, "none": keeping})
     float32, all_, none = tune(tiny, tmp_path / "to").trials
     assert (float32.refused, all_.refused, all_.variant) == (None, None, "onnx-int8-all-images2")
     assert "nothing was quantised" in str(none.refused)
@@ -321,18 +321,18 @@ def test_a_refused_setting_is_an_answer_and_is_no_other_setting(
 def test_a_variant_of_the_same_bytes_is_made_and_not_measured(
     tiny: Tiny, tmp_path: Path, planned: Cases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lower(copy: Artifact, _: Any, asked: build.PrecisionRequest) -> artifact.Variant:
-        """A copy of float32 that says it is something else: the bytes tell, and what `label` adds to them."""
+    def lower(copy: Artifact, _: Any, request: build.PrecisionRequest) -> artifact.Variant:
+        """A copy of the float32 file with `label` appended, listed as another variant."""
         float32 = copy.variant(("onnx",))
-        name = f"onnx-{asked.label}.onnx"
-        content = b"float16" if asked.precision == "fp16" else b"int8"
+        name = f"onnx-{request.label}.onnx"
+        content = b"float16" if request.precision == "fp16" else b"int8"
         (copy.path / name).write_bytes(content)
         files = {name: hashlib.sha256(content).hexdigest()}
-        made = msgspec.structs.replace(
-            float32, id=f"onnx-{asked.label}", precision=asked.precision, files=files
+        measured = msgspec.structs.replace(
+            float32, id=f"onnx-{request.label}", precision=request.precision, files=files
         )
-        artifact.add_variant(copy.path, made)
-        return made
+        artifact.add_variant(copy.path, measured)
+        return measured
 
     requests = {
         "float16": build.PrecisionRequest(precision="fp16", label="half"),
@@ -341,12 +341,12 @@ def test_a_variant_of_the_same_bytes_is_made_and_not_measured(
     }
     monkeypatch.setattr(tuning, "reductions", lambda *_: requests)
     monkeypatch.setattr(build, "lower", lower)
-    said: list[str] = []
+    lines: list[str] = []
     request = tuning.TuneRequest(artifact=tiny.artifact, data=tiny.data, to=tmp_path / "to", rounds=1)
-    found = tuning.tune(request, say=said.append, report=list[Record]().append)
-    assert [trial.same_as for trial in found.trials] == [None, None, None, "onnx-a"]
+    outcome = tuning.tune(request, say=lines.append, report=list[Record]().append)
+    assert [trial.same_as for trial in outcome.trials] == [None, None, None, "onnx-a"]
     assert [variant for _, _, variant in planned] == ["onnx-fp32", "onnx-half", "onnx-a"]
-    assert "int8 b: the same file as onnx-a, not measured again" in said
+    assert "int8 b: the same file as onnx-a, not measured again" in lines
 
 
 @pytest.mark.parametrize(
@@ -356,23 +356,23 @@ def test_a_variant_of_the_same_bytes_is_made_and_not_measured(
         (OmRequest(soc="Ascend310", cann="7.0", atc="no-such-atc"), Unavailable),
     ],
 )
-def test_what_atc_lacks_is_said_before_anything_is_made(
+def test_a_missing_atc_is_reported_before_anything_is_made(
     tiny: Tiny,
     tmp_path: Path,
     om: OmRequest,
     error: type[HarnessError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: list[Any] = []
-    monkeypatch.setattr(build, "lower", lambda *asked: made.append(asked))
+    measured: list[Any] = []
+    monkeypatch.setattr(build, "lower", lambda *request: measured.append(request))
     with pytest.raises(error):
         tune(tiny, tmp_path / "to", backends=("onnxruntime-cpu", "ascend310-simulated"), om=om)
-    assert made == []
+    assert measured == []
     assert (tmp_path / "to").exists() == (error is Unavailable)  # with float32 alone
 
 
 @pytest.mark.parametrize("error", [ArtifactError, DatasetError, Unavailable, UsageError])
-def test_what_keeps_every_setting_from_being_made_stops_the_tuning(
+def test_an_error_that_affects_every_setting_stops_the_tuning(
     tiny: Tiny, tmp_path: Path, planned: Cases, error: type[HarnessError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -384,30 +384,32 @@ def test_what_keeps_every_setting_from_being_made_stops_the_tuning(
     assert planned == []
 
 
-def test_the_versions_that_make_a_variant_are_known() -> None:
+def test_versions_of_the_packages_that_make_variants_are_recorded() -> None:
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     assert tuning._software()["onnx"] == onnx.__version__
     assert any(name.startswith("onnxruntime") for name in tuning._software())
 
 
 @pytest.mark.parametrize("other", ["detector", "training images", "onnxruntime"])
-def test_a_folder_is_of_one_detector_on_one_data_set(
+def test_a_folder_holds_the_tuning_of_one_detector_on_one_data_set(
     tiny: Tiny, tmp_path: Path, planned: Cases, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "reductions", lambda *_: {})
     data = Path(shutil.copytree(tiny.data, tmp_path / "data"))
-    made = Path(shutil.copytree(tiny.artifact, tmp_path / "art" / "widget"))
-    tune(tiny, tmp_path / "to", artifact=made, data=data)
-    tune(tiny, tmp_path / "to", artifact=made, data=data)
+    measured = Path(shutil.copytree(tiny.artifact, tmp_path / "art" / "widget"))
+    tune(tiny, tmp_path / "to", artifact=measured, data=data)
+    tune(tiny, tmp_path / "to", artifact=measured, data=data)
     if other == "detector":
-        manifest = msgspec.structs.replace(artifact.read(made).manifest, detector_sha256="b" * 64)
-        monkeypatch.setattr(artifact, "find", lambda *_: (Artifact(path=made, manifest=manifest, sha256=""),))
+        manifest = msgspec.structs.replace(artifact.read(measured).manifest, detector_sha256="b" * 64)
+        monkeypatch.setattr(
+            artifact, "find", lambda *_: (Artifact(path=measured, manifest=manifest, sha256=""),)
+        )
     elif other == "onnxruntime":
         monkeypatch.setattr(tuning, "_software", lambda: {"onnxruntime": "0.1"})
     else:
         (data / "widget" / "train" / "good" / "000.png").unlink()
     with pytest.raises(UsageError, match="holds a tuning of another detector, model, data"):
-        tune(tiny, tmp_path / "to", artifact=made, data=data)
+        tune(tiny, tmp_path / "to", artifact=measured, data=data)
     assert len(planned) == 2
 
 
@@ -455,12 +457,12 @@ def test_tuning_makes_measures_and_continues(
     assert "holds a tuning of another" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("asked", [[], ["--json"]])
-def test_progress_names_the_variant_and_beside_json_is_of_failures_alone(
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_progress_names_the_variant_and_with_json_only_failures(
     results: Results,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    asked: list[str],
+    flags: list[str],
 ) -> None:
     records = [
         add(results, "fp32", given(), 1.0),
@@ -468,14 +470,14 @@ def test_progress_names_the_variant_and_beside_json_is_of_failures_alone(
     ]
 
     def tune(*_: Any, report: Any, **__: Any) -> Tuned:
-        for item in records:
-            report(item)
+        for case_record in records:
+            report(case_record)
         return tuned(results, records)
 
     monkeypatch.setattr(tuning, "tune", tune)
-    assert cli.main(["tune", "artifact", "--data", "data", "--to", "to", *asked]) == 3
-    said = capsys.readouterr().err.splitlines()
-    assert said == [*([] if asked else ["cpu fp32: measured"]), "cpu int8: failed: killed"]
+    assert cli.main(["tune", "artifact", "--data", "data", "--to", "to", *flags]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [*([] if flags else ["cpu fp32: measured"]), "cpu int8: failed: killed"]
 
 
 @pytest.mark.parametrize(
@@ -493,7 +495,7 @@ def test_progress_names_the_variant_and_beside_json_is_of_failures_alone(
         ),
     ],
 )
-def test_options_that_do_not_fit_are_wrong_use(
+def test_options_that_do_not_belong_together_are_wrong_use(
     tiny: Tiny, tmp_path: Path, given_: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [

@@ -24,32 +24,32 @@ BROKEN = ("kill", "exit", "fail", "nan", "shape")
 
 
 def run(request: BenchRequest) -> dict[str, Record]:
-    """Records by backend, `fake-` left out."""
+    """Records by backend, without `fake-`."""
     records = plan.run(plan.plan(request), timeout=request.options.timeout, report=list[Record]().append)
-    return {made.case.backend.removeprefix("fake-"): made for made in records}
+    return {measured.case.backend.removeprefix("fake-"): measured for measured in records}
 
 
 @pytest.fixture(scope="module")
 def ended(
     tiny: Tiny, another_distribution: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ended]:
-    """One run over backends of which most come to grief, the sound ones among them and last."""
+    """One run over mostly faulty backends; a working one is among them, and another is last."""
     folder = tmp_path_factory.mktemp("ended")
-    names = [f"fake-{ail}" for ail in (*BROKEN, "absent", "chatter", "big", "work")]
+    names = [f"fake-{fault}" for fault in (*BROKEN, "absent", "chatter", "big", "work")]
     with pytest.MonkeyPatch.context() as monkeypatch:
         make_known(another_distribution, folder / "notes", monkeypatch)
         yield folder, run(tiny.request(folder / "results", *names))
 
 
 def test_a_backend_of_another_distribution_is_measured(ended: Ended) -> None:
-    made = ended[1]["work"]
-    assert (made.status, made.reason) == ("measured", None)
-    assert made.device is not None
-    assert made.device.device == "fake"
+    measured = ended[1]["work"]
+    assert (measured.status, measured.reason) == ("measured", None)
+    assert measured.device is not None
+    assert measured.device.device == "fake"
 
 
 def test_cases_beside_those_that_die_are_measured(ended: Ended) -> None:
-    statuses = {name: made.status for name, made in ended[1].items()}
+    statuses = {name: measured.status for name, measured in ended[1].items()}
     sound = dict.fromkeys(("chatter", "big", "work"), "measured")
     assert statuses == dict.fromkeys(BROKEN, "failed") | {"absent": "skipped"} | sound
 
@@ -65,14 +65,14 @@ def test_a_worker_that_exits_leaves_its_exit_status(ended: Ended) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ail", "words"),
+    ("fault", "words"),
     [
         ("fail", "ZeroDivisionError: the driver lost its temper"),
         ("shape", r"embedding has shape (1, 6, 7, 8)"),
     ],
 )
-def test_an_unexpected_exception_is_quoted(ended: Ended, ail: str, words: str) -> None:
-    reason = str(ended[1][ail].reason)
+def test_an_unexpected_exception_is_quoted(ended: Ended, fault: str, words: str) -> None:
+    reason = str(ended[1][fault].reason)
     assert reason.startswith("the worker ended with exit status 1")
     assert words in reason
 
@@ -82,27 +82,27 @@ def test_a_backend_that_gives_nan_fails_with_the_image_named(ended: Ended, tiny:
     assert str(ended[1]["nan"].reason).startswith(f"{image}: its anomaly map holds NaN")
 
 
-def test_a_backend_that_is_not_here_is_skipped_in_its_own_words(ended: Ended) -> None:
+def test_an_unavailable_backend_is_skipped_with_its_own_reason(ended: Ended) -> None:
     assert ended[1]["absent"].reason == "there is no such board here: plug one in"
 
 
-@pytest.mark.parametrize("ail", [*BROKEN, "absent"])
-def test_what_was_not_measured_has_no_numbers(ended: Ended, ail: str) -> None:
-    made = ended[1][ail]
-    assert (made.metrics, made.images, made.latency_ms, made.evidence) == ({}, (), {}, None)
-    assert made.finished >= made.started
+@pytest.mark.parametrize("fault", [*BROKEN, "absent"])
+def test_unmeasured_records_have_no_numbers(ended: Ended, fault: str) -> None:
+    measured = ended[1][fault]
+    assert (measured.metrics, measured.images, measured.latency_ms, measured.evidence) == ({}, (), {}, None)
+    assert measured.finished >= measured.started
 
 
-def test_what_a_runtime_prints_is_not_taken_for_an_event(ended: Ended) -> None:
+def test_output_of_a_runtime_is_not_mistaken_for_an_event(ended: Ended) -> None:
     scores = [[image.score for image in ended[1][name].images] for name in ("chatter", "work")]
     assert scores[0] == scores[1]
     assert len(scores[0]) == 8
 
 
-def test_every_record_is_on_disk_as_it_was_given(ended: Ended) -> None:
-    folder, made = ended
-    read = {item.case.backend.removeprefix("fake-"): item for item in record.read_all(folder / "results")}
-    assert read == made
+def test_every_returned_record_is_on_disk(ended: Ended) -> None:
+    folder, measured = ended
+    read = {old.case.backend.removeprefix("fake-"): old for old in record.read_all(folder / "results")}
+    assert read == measured
 
 
 def test_the_next_call_runs_what_failed_and_nothing_else(
@@ -112,16 +112,18 @@ def test_the_next_call_runs_what_failed_and_nothing_else(
     (fakes / "healed").touch()
     again = run(tiny.request(tmp_path / "results", "fake-work", "fake-kill", "fake-nan", "fake-big"))
     assert (fakes / "opened").read_text().split() == ["kill", "nan"]
-    assert {made.status for made in again.values()} == {"measured"}
+    assert {measured.status for measured in again.values()} == {"measured"}
     assert again["work"] == ended[1]["work"]
     assert again["kill"].metrics == again["work"].metrics
 
 
-def test_a_worker_that_hangs_is_killed_with_all_it_started(tiny: Tiny, fakes: Path, tmp_path: Path) -> None:
-    made = run(tiny.request(tmp_path / "out", "fake-hang", "fake-work", timeout=4.0))
-    assert made["hang"].status == "failed"
-    assert str(made["hang"].reason).startswith("the worker gave no sign of life for 4 s and was killed")
-    assert made["work"].status == "measured"
+def test_a_worker_that_hangs_is_killed_with_its_child_processes(
+    tiny: Tiny, fakes: Path, tmp_path: Path
+) -> None:
+    measured = run(tiny.request(tmp_path / "out", "fake-hang", "fake-work", timeout=4.0))
+    assert measured["hang"].status == "failed"
+    assert str(measured["hang"].reason).startswith("the worker gave no sign of life for 4 s and was killed")
+    assert measured["work"].status == "measured"
     for process in map(int, (fakes / "hanging").read_text().split()):
         assert is_gone(process)
 
@@ -144,7 +146,7 @@ def test_the_environment_is_set_and_the_cores_are_pinned_before_the_backend_is_i
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-def test_a_worker_gets_as_many_cores_as_asked_for(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_worker_gets_the_requested_cores(tiny: Tiny, tmp_path: Path) -> None:
     device = run(tiny.request(tmp_path / "out", "fake-work", threads=2))["work"].device
     assert device is not None
     assert device.options["cores_of_threads"] == "{2}"
