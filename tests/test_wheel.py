@@ -58,7 +58,17 @@ def test_the_wheel_holds_the_three_packages_and_no_tests(installed: Installed) -
     packages = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert packages == {"harness", "exporters", "backends"}
     data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
-    assert data == {f"harness/shipped/{path}" for path in SHIPPED}
+    typed = {f"{package}/py.typed" for package in packages}
+    assert data == {f"harness/shipped/{path}" for path in SHIPPED} | typed
+
+
+def test_the_wheel_says_its_licence_and_carries_it(installed: Installed) -> None:
+    with zipfile.ZipFile(installed.wheel) as wheel:
+        names = wheel.namelist()
+        metadata = wheel.read(next(name for name in names if name.endswith("/METADATA"))).decode()
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert "\nClassifier: Typing :: Typed\n" in metadata
+    assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")] != []
 
 
 def test_help_runs(installed: Installed) -> None:
