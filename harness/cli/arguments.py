@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+import os
 
 from harness.errors import UsageError
+
+TYPE_CHECKING = False  # `typing` and `pathlib` would cost `--help` a tenth of its time
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+    from typing import Any
 
 CONTINUES = "the same command continues"
 """The message after Ctrl-C, for commands that keep finished work."""
@@ -21,8 +24,7 @@ class Help(argparse.HelpFormatter):
     """Help on one screen: a short usage line, `(default: X)` for each default, and the example unwrapped."""
 
     def __init__(self, prog: str) -> None:
-        width = min(100, shutil.get_terminal_size().columns)
-        super().__init__(prog, max_help_position=30, width=width)
+        super().__init__(prog, max_help_position=30, width=min(100, _columns()))
         self._action_max_length = 15  # argparse forgets the indent of commands' names
 
     def add_usage(
@@ -49,6 +51,16 @@ class Help(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if text.startswith("example:") else super()._fill_text(text, width, indent)
+
+
+def _columns() -> int:
+    """Width of the terminal, or of `COLUMNS`."""
+    if os.environ.get("COLUMNS", "").isdecimal():
+        return int(os.environ["COLUMNS"])
+    try:
+        return os.get_terminal_size().columns or 100
+    except OSError:  # no terminal
+        return 100
 
 
 class Parser(argparse.ArgumentParser):
@@ -173,6 +185,8 @@ def add_backend(parser: Any, *, default: str = "all that run here") -> None:
 
 def add_results(parser: Any, name: str = "--results", help_: str = "folder of the records") -> None:
     """The results folder, to read or to write."""
+    from pathlib import Path
+
     parser.add_argument(name, type=path, default=Path("results"), metavar="DIR", help=help_)
 
 

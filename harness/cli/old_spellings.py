@@ -11,7 +11,7 @@ REPLAY = "replay"
 
 
 def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments in today's spelling, and one hint for each rewritten option.
+    """The arguments of `bench …` in today's spelling, and one hint for each rewritten option.
 
     Raises:
         UsageError: a replay together with other backends, or without saved outputs or an artifact.
@@ -21,9 +21,8 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         earlier.add_argument(name, action="append", default=[])
     for name in ("--suite", "--outputs"):
         earlier.add_argument(name)
-    before, (_, *after) = _split(arguments)
     try:
-        options, others = earlier.parse_known_args(after)
+        options, others = earlier.parse_known_args(arguments[1:])
     except argparse.ArgumentError:  # an option without its value: the parser of `bench` says so
         return list(arguments), []
     artifacts = [part for path in options.artifact for part in ("--artifact", path)]
@@ -32,7 +31,7 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     if options.suite is not None:
         hint = "hint: bench --suite SUITE is now: reproduce SUITE"
         outputs = [] if options.outputs is None else ["--outputs", options.outputs]
-        return [*before, "reproduce", options.suite, *artifacts, *onnx, *outputs, *backends, *others], [hint]
+        return ["reproduce", options.suite, *artifacts, *onnx, *outputs, *backends, *others], [hint]
     if REPLAY in options.backend or options.outputs is not None:
         if options.backend != [REPLAY] or options.outputs is None or not artifacts:
             raise UsageError(
@@ -40,15 +39,9 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
                 "RESULTS comes from bench --save-outputs, or from score"
             )
         hint = "hint: bench --backend replay --outputs RESULTS is now: replay RESULTS"
-        return [*before, "replay", options.outputs, *artifacts, *onnx, *others], [hint]
+        return ["replay", options.outputs, *artifacts, *onnx, *others], [hint]
     hints = ["hint: bench --artifact DIR is now: bench DIR"] if artifacts else []
     hints += ["hint: bench --onnx FILE is now: bench FILE"] if onnx else []
     if not hints:
         return list(arguments), []
-    return [*before, "bench", *options.artifact, *options.onnx, *backends, *others], hints
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments before `bench`, and those from it on."""
-    position = list(arguments).index("bench")
-    return list(arguments[:position]), list(arguments[position:])
+    return ["bench", *options.artifact, *options.onnx, *backends, *others], hints

@@ -11,12 +11,17 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
 
 from harness import __version__
 from harness.cli.arguments import Parser
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError, unknown
 
+TYPE_CHECKING = False  # `typing` would cost `--help` time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+PROGRAM = "python -m harness"
 COMMANDS = {
     "bench": ("bench", "measure accuracy and latency on one or more backends"),
     "reproduce": ("reproduce", "fit, export and measure with the settings of a published table"),
@@ -82,41 +87,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
     """The options of the requested command; `--help` alone imports no command's module."""
-    command = next((name for name in arguments if not name.startswith("-")), "")
-    if command == "bench":
+    if arguments[:1] == ["bench"]:
         from harness.cli import old_spellings
 
         arguments, hints = old_spellings.translated(arguments)
         for hint in hints:
             print(hint, file=sys.stderr)
-        command = arguments[0]
-    options = _parser([command] if command in COMMANDS else []).parse_args(arguments)
+    if arguments and arguments[0] in COMMANDS:
+        command = Parser(prog=f"{PROGRAM} {arguments[0]}")
+        _add_options(arguments[0], command)
+        options = command.parse_args(arguments[1:])
+    elif arguments and not arguments[0].startswith("-"):
+        raise UsageError(unknown("command", arguments[0], COMMANDS))
+    else:  # help, version, or no command
+        options = _program(dict)[0].parse_args(arguments)
     options.arguments = tuple(arguments)
     return options
 
 
 def parser() -> Parser:
     """The parser of all commands with all their options; the parsed `run` is the command's function."""
-    return _parser(COMMANDS)
+    program, parsers = _program(Parser)
+    for name, command in parsers.items():
+        _add_options(name, command)
+    return program
 
 
-def _parser(commands: Sequence[str] | dict[str, tuple[str, str]]) -> Parser:
-    """All commands by name, with the options of `commands`."""
+def _program(kind: Any) -> tuple[Parser, dict[str, Any]]:
+    """The parser with its list of commands, and a new `kind` for each command; `dict` is the cheapest that help needs."""
     program = Parser(
-        prog="python -m harness",
+        prog=PROGRAM,
         description="Evaluate and benchmark industrial anomaly detectors on interchangeable backends: the same "
         "decoding, scoring and metrics everywhere, tables per category, and a verdict whether the backends agree. "
         "Without a model, `bench` makes synthetic data, fits PaDiM and runs every backend of this machine. "
         "Exit codes: 0 done and passed, 1 a verdict failed, 2 wrong use, 3 something could not be measured.",
-        epilog="example: python -m harness bench",
+        epilog=f"example: {PROGRAM} bench",
     )
     program.add_argument("--version", action="version", version=__version__)
-    subparsers = program.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, (module, text) in COMMANDS.items():
-        command = subparsers.add_parser(name, help=text)
-        if name in commands:
-            getattr(importlib.import_module(f"harness.cli.{module}"), f"add_{name}")(command)
-    return program
+    commands = program.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=kind)
+    return program, {name: commands.add_parser(name, help=text) for name, (_, text) in COMMANDS.items()}
+
+
+def _add_options(command: str, parser: Parser) -> None:
+    module = importlib.import_module(f"harness.cli.{COMMANDS[command][0]}")
+    getattr(module, f"add_{command}")(parser)
 
 
 def _failed(message: str, code: int, options: argparse.Namespace) -> int:
