@@ -46,6 +46,7 @@ def add_reproduce(parser: Parser) -> None:
 def _reproduce(options: argparse.Namespace) -> int:
     from harness import suites
     from harness.cli.outcome import conclude, run_options, say_case, say_failure, say_on_stderr
+    from harness.progress import progress
     from harness.run import suite
     from harness.run.suite_ready import SuiteRequest, ready
 
@@ -62,5 +63,5 @@ def _reproduce(options: argparse.Namespace) -> int:
         )
     )
     say, report = (say_on_stderr, say_failure) if options.json else (print, say_case)
-    outcome = suite.run(plan, say=say, report=report)
+    outcome = suite.run(plan, say=say, report=report, progress=progress)
     return conclude(outcome.records, plan.backends, options, failures=outcome.failures)

@@ -9,7 +9,7 @@ import glob
 import importlib.metadata
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,9 @@ class Job:
     """What the record says about inputs and outputs from files."""
 
     def encoded(self) -> bytes:
-        """JSON for a worker process; see `decoded`."""
-        return msgspec.json.encode(self, enc_hook=str)
+        """JSON for a worker process, without the training images; see `decoded`."""
+        job = replace(self, category=replace(self.category, train=()))
+        return msgspec.json.encode(job, enc_hook=str)
 
     @property
     def head(self) -> str:

@@ -33,14 +33,13 @@ if TYPE_CHECKING:
 LOG_LINES_SHOWN = 5
 
 
-class Failure(HarnessError):  # noqa: N818 - what a worker's end is called in its record
+class Failure(HarnessError):  # noqa: N818 - records call it so
     """A case that was not measured; `skipped` if the backend is not on this machine."""
 
     def __init__(self, reason: str, *, skipped: bool = False) -> None:
+        # A runtime quotes names from the model, which may contain any character.
         shown = (sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in reason)
-        super().__init__(
-            "".join(shown)
-        )  # a runtime quotes names from the model, which may contain any character
+        super().__init__("".join(shown))
         self.skipped = skipped
 
 
@@ -199,7 +198,7 @@ def main(arguments: list[str]) -> int:
     """Entry point of the worker process."""
     machine.die_with_parent(signal.SIGKILL)
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # a runtime that prints must not be taken for an event
+    os.dup2(2, 1)  # a runtime's output must not be mistaken for an event
     if arguments[:1] == ["--probe"]:
         _say(events, unavailable=registry.backend(arguments[1]).unavailable())
         return 0
