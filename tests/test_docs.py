@@ -37,7 +37,8 @@ def test_every_command_of_a_document_parses(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kinds"),
     {
-        "README.md": {"data", "weights", "fit", "export", "bench", "parity", "tables", "backends"},
+        "README.md": {"data", "weights", "fit", "export", "bench", "parity", "tables", "backends"}
+        | {"onnx", "gate", "reproduce", "replay"},
         "docs/ascend.md": {"fit", "export", "bench", "doctor"},
         "docs/blame.md": {"parity", "blame"},
         "docs/files.md": {"inputs", "score", "parity", "bench", "pack", "merge"},
@@ -53,6 +54,24 @@ def test_a_document_shows_a_command_of_every_kind(name: str, kinds: set[str]) ->
 def test_ci_runs_the_test_command_of_the_readme_word_for_word() -> None:
     block = next(block for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL) if "nox" in block)
     assert block.strip() in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_hosted_ci_runs_the_test_command() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r"^ +- run: (.*)$", workflow, flags=re.MULTILINE) == [".ci/run"]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_glossary_explains_each_term_once_and_in_one_sentence() -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:4] for line in glossary.splitlines() if line.startswith("| ")]
+    terms = {term.strip(): meaning.strip() for term, meaning, _ in rows if term.strip() != "term"}
+    assert len(terms) == len([term for term, *_ in rows if term.strip() != "term"])
+    assert "not measured" in terms
+    assert [term for term, meaning in terms.items() if not meaning.endswith(".")] == []
 
 
 def test_links_in_the_readme_lead_to_files() -> None:
