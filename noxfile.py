@@ -34,6 +34,12 @@ def imports(session: nox.Session) -> None:
 
 
 @nox.session
+def prose(session: nox.Session) -> None:
+    """Spelling, and words that the glossary replaced."""
+    session.run("codespell")
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests; arguments after `--` go to pytest."""
     session.run("pytest", *session.posargs)
