@@ -46,8 +46,17 @@ def documents() -> list[Path]:
 
 
 def names(tree: ast.AST) -> Iterator[str]:
-    """Every name that is assigned, a parameter, a loop's, a pattern's or an error's."""
+    """Every name that is assigned, a parameter, a loop's, a pattern's or an error's; a Struct's fields are names in files."""
+    fields = {
+        id(line.target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and any("Struct" in ast.unparse(base) for base in node.bases)
+        for line in node.body
+        if isinstance(line, ast.AnnAssign)
+    }
     for node in ast.walk(tree):
+        if id(node) in fields:
+            continue
         if isinstance(node, ast.arg):
             yield node.arg
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -105,6 +114,11 @@ def test_a_file_has_no_more_empty_names_and_replaced_words_than_when_they_were_c
 )
 def test_an_empty_name_is_seen_wherever_it_is_bound(text: str) -> None:
     assert EMPTY_NAMES & set(names(ast.parse(text)))
+
+
+def test_a_structs_fields_are_names_in_files_and_stay() -> None:
+    assert set(names(ast.parse("class Bound(msgspec.Struct):\n    of: str"))) == set()
+    assert set(names(ast.parse("class Bound:\n    of: str"))) == {"of"}
 
 
 @pytest.mark.parametrize(
