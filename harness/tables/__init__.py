@@ -1,15 +1,15 @@
-"""Tables from records: plain, side by side, as a front, against published tables, and a model-zoo README's blocks."""
+"""Tables from records: a summary, side by side, Pareto fronts, against published tables, a model-zoo README's blocks."""
 
 from harness.tables.against_published import Comparison, Comparisons, Line, compare
-from harness.tables.comparison_text import render as render_comparisons
+from harness.tables.against_published import render as render_comparisons
 from harness.tables.modelzoo import Block, Cell, blocks
-from harness.tables.modelzoo_text import render as render_blocks
+from harness.tables.modelzoo import render as render_blocks
 from harness.tables.pareto import Front, Point, front
 from harness.tables.pareto import render as render_fronts
 from harness.tables.pivot import Column, Pivot, pivot
-from harness.tables.pivot_text import render as render_pivots
-from harness.tables.summary import DECISIONS, LATENCIES, METRICS, Row, Table, tables
-from harness.tables.text import ABSENT, Format, document, render
+from harness.tables.pivot import render as render_pivots
+from harness.tables.summary import DECISIONS, LATENCIES, METRICS, Row, Table, render, tables
+from harness.tables.table import ABSENT, Format
 
 __all__ = [
     "ABSENT",
@@ -30,7 +30,6 @@ __all__ = [
     "Table",
     "blocks",
     "compare",
-    "document",
     "front",
     "pivot",
     "render",

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness.errors import HarnessError
 from harness.records.record import Record
 from harness.suites import published
 from harness.suites.published import ALL, MEAN, Counts, Published, Row, Source
-from harness.tables.counterparts import COUNTERPARTS
-from harness.tables.differences import differences, same_images
 from harness.tables.grouping import groups, hidden, mean, newest, place_of
 from harness.tables.summary import Table, table, unusual
+from harness.tables.table import Format, Grid, View
+from harness.tables.table import render as render_view
+
+_HEADER = ("device", "metric", "category", "ours", "theirs", "ours − theirs")
+_OTHER_IMAGES = "≠"
+_KEYS = tuple(name for name in Table.__slots__ if name not in ("rows", "stage"))
+Pairs = dict[str, dict[tuple[str, str], list[str]]]
+"""Setting → (ours, theirs) → the categories with these values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,16 +187,16 @@ def _lines(
 ) -> tuple[list[Line], list[Omitted]]:
     """What one metric on one device gives, by category and then in the mean, and what of it is left out."""
     wanted = sorted((name, label, row.value) for row in theirs for label, name in _asked(row, ours))
-    if metric not in COUNTERPARTS:
+    if metric not in EQUIVALENTS:
         asked = wanted or (ours and any(row.about == MEAN for row in theirs))
         return [], [(metric, None, "nothing of ours is that")] if asked else []
-    counterpart = COUNTERPARTS[metric]
+    equivalent = EQUIVALENTS[metric]
     lines: list[Line] = []
     omitted: list[Omitted] = []
     for name, label, value in wanted:
-        mine = counterpart.value(ours[name])
+        mine = equivalent.value(ours[name])
         if mine is None:
-            omitted.append((metric, name, counterpart.why_absent(ours[name])))
+            omitted.append((metric, name, equivalent.why_absent(ours[name])))
             continue
         lines.append(
             Line(
@@ -228,7 +235,7 @@ def _mean(
 ) -> list[Line]:
     """The published mean where ours has all its categories, else the mean over those in common, if there are several."""
     means = [row.value for row in theirs if row.about == MEAN]
-    found = {name: COUNTERPARTS[metric].value(item) for name, item in ours.items()}
+    found = {name: EQUIVALENTS[metric].value(item) for name, item in ours.items()}
     values = {name: value for name, value in found.items() if value is not None}
     singles = [line for line in lines if line.category in ours]
     if means and values.keys() == counts.keys():
@@ -247,3 +254,241 @@ def _mean(
 
 def _average(metric: str, values: Iterable[float]) -> float:
     return mean("images_per_second" if metric == "fps" else metric, list(values))
+
+
+def differences(
+    ours: Mapping[str, Record], source: Source, row: Row, counts: Mapping[str, Counts]
+) -> tuple[str, ...]:
+    """One line for each thing that differs, ours first; categories are named where it is not so in all of them.
+
+    Args:
+        ours: Category → our record.
+        source: Theirs.
+        row: Any row of the source on the backbone and data set compared with.
+        counts: Category → images of the published data set.
+    """
+    pairs: Pairs = {}
+    for category, item in ours.items():
+        found = _of_record(item, source, row)
+        found |= _of_images(item, counts[category])
+        found |= _of_settings(item, source, category)
+        for what, (mine, theirs) in found.items():
+            if mine != theirs:
+                pairs.setdefault(what, {}).setdefault((mine, theirs), []).append(category)
+    return (
+        *(_difference_line(what, found, len(ours)) for what, found in pairs.items()),
+        *_unknown(ours, source),
+    )
+
+
+def same_images(item: Record, counts: Counts) -> bool:
+    """Whether the record is of as many good and defective test images as the published data set has."""
+    return item.data is not None and (item.data.good, item.data.defective) == (counts.good, counts.defective)
+
+
+def _difference_line(what: str, pairs: Mapping[tuple[str, str], list[str]], of: int) -> str:
+    parts = [
+        f"ours {mine}, theirs {theirs}" + (f" ({', '.join(categories)})" if len(categories) < of else "")
+        for (mine, theirs), categories in pairs.items()
+    ]
+    return f"{what}: {'; '.join(parts)}"
+
+
+def _of_record(item: Record, source: Source, row: Row) -> dict[str, tuple[str, str]]:
+    mine = "untrained" if item.weights.source == "random" else item.weights.source
+    return {
+        "backbone": (item.case.backbone, row.network),
+        "weights": (mine, source.weights or "not stated"),
+    }
+
+
+def _of_images(item: Record, counts: Counts) -> dict[str, tuple[str, str]]:
+    if item.data is None:
+        return {}
+    mine = f"{item.data.good} good and {item.data.defective} defective of {item.case.dataset}"
+    theirs = f"{counts.good} good and {counts.defective} defective"
+    found = {} if same_images(item, counts) else {"test images": (mine, theirs)}
+    if item.fit is not None:
+        found["training images"] = (str(item.fit.images), str(counts.train))
+    return found
+
+
+def _of_settings(item: Record, source: Source, category: str) -> dict[str, tuple[str, str]]:
+    if item.fit is None or not item.fit.settings:
+        return {}
+    masks = {name: getattr(item.case, name) for name in ("mask_threshold", "mask_resize")}
+    mine = {**item.fit.settings, **masks}
+    theirs = source.settings_for(category)
+    return {name: (_setting_text(mine[name]), _setting_text(theirs[name])) for name in theirs if name in mine}
+
+
+def _unknown(ours: Mapping[str, Record], source: Source) -> list[str]:
+    """What cannot be compared."""
+    silent = [name for name, item in ours.items() if item.fit is None or not item.fit.settings]
+    lines = [f"settings: ours are not in the records ({', '.join(silent)}); fit again"] if silent else []
+    if source.suite is None:
+        stated = "no other than these are stated" if source.settings else "the source states none"
+        lines.append(f"settings: {stated}")
+    return lines
+
+
+def _setting_text(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equivalent:
+    """Our value for a published metric."""
+
+    value: Callable[[Record], float | None]
+    why_absent: Callable[[Record], str] = lambda _: "the record has none"
+    """Said of a record without that value."""
+
+
+def _from_metrics(name: str) -> Equivalent:
+    return Equivalent(
+        value=lambda record: record.metrics.get(name),
+        why_absent=lambda record: record.undefined.get(name, f"the record has no {name}"),
+    )
+
+
+def _score_of(record: Record) -> str | None:
+    """Which image score a PatchCore has, by the name of the setting."""
+    return record.fit.settings.get("score") if record.fit else None
+
+
+def _from_image_score(kind: str) -> Equivalent:
+    return Equivalent(
+        value=lambda record: record.metrics.get("image_auroc") if _score_of(record) == kind else None,
+        why_absent=lambda record: f"our image score is {_score_of(record) or 'one the record does not name'}",
+    )
+
+
+def _from_training(name: str, per: float = 1.0) -> Equivalent:
+    def value(record: Record) -> float | None:
+        found = (record.training or {}).get(name)
+        return None if found is None else float(found) / per
+
+    return Equivalent(
+        value=value,
+        why_absent=lambda record: (
+            "it was fitted without a training by gradient"
+            if record.training is None
+            else f"the record of the training has no {name}"
+        ),
+    )
+
+
+def _latency_ms(record: Record) -> float | None:
+    """Of inference and head, which is what the published latencies hold (sources.toml, seed 001)."""
+    stage = record.latency_ms.get("infer_head")
+    return None if stage is None else stage.mean
+
+
+def _images_per_second(record: Record) -> float | None:
+    milliseconds = _latency_ms(record)
+    return None if milliseconds is None else 1e3 / milliseconds
+
+
+EQUIVALENTS: dict[str, Equivalent] = {
+    "image_auroc": _from_metrics("image_auroc"),
+    "image_auroc_max": _from_image_score("max"),
+    "image_auroc_top10": _from_image_score("top10"),
+    "image_f1_max": _from_metrics("image_f1_max"),
+    "pixel_auroc": _from_metrics("pixel_auroc"),
+    "pixel_auroc_rounded": _from_metrics("pixel_auroc"),
+    "ok_accuracy": _from_metrics("pixel_ok"),
+    "ok_accuracy_rounded": _from_metrics("pixel_ok"),
+    "nok_accuracy": _from_metrics("pixel_nok"),
+    "nok_accuracy_rounded": _from_metrics("pixel_nok"),
+    "accuracy": _from_metrics("pixel_acc"),
+    "accuracy_rounded": _from_metrics("pixel_acc"),
+    "ssim_threshold": Equivalent(value=lambda record: record.thresholds.pixel),
+    "latency_ms_per_image": Equivalent(value=_latency_ms),
+    "fps": Equivalent(value=_images_per_second),
+    "train_ms_per_step": _from_training("step_ms"),
+    "train_ms_per_step_median": _from_training("step_ms"),
+    "train_loss": _from_training("last_loss"),
+    "train_minutes": _from_training("seconds", 60),
+    "train_hours": _from_training("seconds", 3600),
+    "params_million": _from_training("parameters", 1e6),
+    "checkpoint_mb": _from_training("checkpoint_bytes", 1e6),
+}
+"""Published metric → ours; `ok`, `nok` and `accuracy` of seed 004 are of pixels (results/published/README.md)."""
+
+
+def render(comparisons: Comparisons, kind: Format) -> str:
+    """Render all comparisons; in CSV the settings that differ stand in every line."""
+    numbers = (*Line.__slots__, "difference")
+    theirs = ("their_source", "their_backbone", "their_device")  # the first of `numbers` is their device
+    view = View(
+        grids=tuple(map(_grid, comparisons.made)),
+        remarks=tuple(f"not compared: {reason}" for reason in comparisons.reasons),
+        csv_header=[*_KEYS, *theirs, *numbers[1:], "differences", "notes"],
+        csv_rows=[
+            [
+                *(getattr(item.table, name) for name in _KEYS),
+                *(item.source.name, item.backbone),
+                *(getattr(line, name) for name in numbers),
+                *("; ".join(item.differences), "; ".join(item.notes)),
+            ]
+            for item in comparisons.made
+            for line in item.lines
+        ],
+        document={
+            "comparisons": [_document(item) for item in comparisons.made],
+            "not_compared": list(comparisons.reasons),
+        },
+    )
+    return render_view(view, kind)
+
+
+def _document(item: Comparison) -> dict[str, Any]:
+    return {
+        "ours": {name: getattr(item.table, name) for name in _KEYS},
+        "theirs": {"source": item.source.name, "title": item.source.title, "backbone": item.backbone},
+        "lines": [
+            {name: getattr(line, name) for name in Line.__slots__} | {"difference": line.difference}
+            for line in item.lines
+        ],
+        "differences": list(item.differences),
+        "notes": list(item.notes),
+        "left_out": list(item.left_out),
+    }
+
+
+def _grid(item: Comparison) -> Grid:
+    rows = tuple(
+        (
+            line.device,
+            line.metric,
+            line.category if line.same_images else f"{line.category} {_OTHER_IMAGES}",
+            *_numbers(line),
+        )
+        for line in item.lines
+    )
+    other = (
+        [f"{_OTHER_IMAGES}: of other test images"] if any(not line.same_images for line in item.lines) else []
+    )
+    return Grid(
+        title=item.title,
+        header=_HEADER,
+        rows=rows,
+        notes=(
+            *other,
+            *(f"differs: {line}" for line in item.differences),
+            *(f"note: {line}" for line in item.notes),
+            *(f"not compared: {line}" for line in item.left_out),
+        ),
+        numbers_from=3,
+    )
+
+
+def _numbers(line: Line) -> tuple[str, str, str]:
+    """Ours, theirs and the difference: four digits for shares, one for milliseconds."""
+    digits = 4 if max(abs(line.ours), abs(line.theirs)) < 10 else 1
+    return f"{line.ours:.{digits}f}", f"{line.theirs:.{digits}f}", f"{line.difference:+.{digits}f}"

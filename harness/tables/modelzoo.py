@@ -15,6 +15,8 @@ from harness.machine import Host
 from harness.records.record import Record
 from harness.tables.grouping import groups, hidden, newest
 from harness.tables.summary import unusual
+from harness.tables.table import ABSENT, Format, Grid, View
+from harness.tables.table import render as render_view
 
 Kind = Literal["training", "evaluation", "inference"]
 _TRAINS = ("mindspore", "ascend910")
@@ -260,3 +262,55 @@ def _average(group: Group) -> Cell:
             few = f" (of {len(values)})" if len(values) < len(group) else ""
             parts.append(f"{label}: {sum(values) / len(values):.4f}{few}")
     return Cell(text=", ".join(parts)) if parts else Cell(text=None, why_absent="nothing was measured")
+
+
+def render(shown: Sequence[Block], kind: Format) -> str:
+    """Render all blocks; CSV has a line for each value, with the reason if it is missing."""
+    view = View(
+        grids=tuple(map(_grid, shown)),
+        csv_header=["block", "subject", "column", "parameter", "value", "why_absent"],
+        csv_rows=[
+            [block.kind, block.subject, column, label, cell.text or "", cell.why_absent or ""]
+            for block in shown
+            for label, cells in block.rows.items()
+            for column, cell in zip(block.columns, cells, strict=True)
+        ],
+        document={
+            "blocks": [
+                {
+                    "kind": block.kind,
+                    "subject": block.subject,
+                    "columns": list(block.columns),
+                    "rows": {
+                        label: [{"value": cell.text, "why_absent": cell.why_absent} for cell in cells]
+                        for label, cells in block.rows.items()
+                    },
+                    "notes": list(block.notes),
+                }
+                for block in shown
+            ]
+        },
+        ascii_json=False,
+    )
+    return render_view(view, kind)
+
+
+def _grid(block: Block) -> Grid:
+    notes: dict[str, int] = {}
+    for cell in (cell for cells in block.rows.values() for cell in cells):
+        if cell.why_absent is not None:
+            notes.setdefault(cell.why_absent, len(notes) + 1)
+    return Grid(
+        title=block.title,
+        header=("Parameters", *block.columns),
+        rows=tuple(
+            (label, *(_numbered(cell, notes) for cell in cells)) for label, cells in block.rows.items()
+        ),
+        notes=(*(f"[{number}] {why}" for why, number in notes.items()), *block.notes),
+        numbers_from=len(block.columns) + 1,
+    )
+
+
+def _numbered(cell: Cell, notes: dict[str, int]) -> str:
+    value = ABSENT if cell.text is None else cell.text
+    return value if cell.why_absent is None else f"{value} [{notes[cell.why_absent]}]"

@@ -5,24 +5,19 @@ Times of different devices or hosts are no settings' difference: each device of 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from harness.errors import RecordError
 from harness.records.record import Record
-from harness.tables import table
 from harness.tables.grouping import Part, comparable, groups, newest
 from harness.tables.pivot import values_of
 from harness.tables.summary import METRICS
-from harness.tables.table import Grid
-from harness.tables.text import ABSENT, Format
+from harness.tables.table import ABSENT, Format, Grid, View
+from harness.tables.table import render as render_view
 from harness.types import Case
 
 
@@ -208,18 +203,25 @@ def dominates(one: tuple[float, float], two: tuple[float, float]) -> bool:
     return one != two and one[0] <= two[0] and one[1] <= two[1]
 
 
-def render(found: Sequence[Front], kind: Format) -> str:
-    """All fronts as text."""
-    if kind == "json":
-        return json.dumps(document(found), indent=1, allow_nan=False)
-    if kind == "csv":
-        return _csv(found)
-    return "\n\n".join(table.text(_grid(item), kind, numbers_from=6) for item in found)
-
-
-def document(found: Sequence[Front]) -> dict[str, Any]:
-    """All fronts as one JSON document."""
-    return {"fronts": msgspec.to_builtins(found)}
+def render(fronts: Sequence[Front], kind: Format) -> str:
+    """Render all Pareto fronts; CSV has a line for each point."""
+    settings = [field.name for field in msgspec.structs.fields(Case) if field.name != "category"]
+    values = ("where", "accuracy", "milliseconds", "model_mb", "on_front", "left_out")
+    view = View(
+        grids=tuple(map(_grid, fronts)),
+        csv_header=["metric", "stage", "categories", "part", *settings, *values],
+        csv_rows=[
+            [
+                *(item.metric, item.stage, ";".join(item.categories), item.part or ""),
+                *(getattr(point.case, name) for name in settings),
+                *(getattr(point, name) for name in values),
+            ]
+            for item in fronts
+            for point in item.points
+        ],
+        document={"fronts": msgspec.to_builtins(fronts)},
+    )
+    return render_view(view, kind)
 
 
 def _grid(item: Front) -> Grid:
@@ -248,21 +250,4 @@ def _grid(item: Front) -> Grid:
         )
         for point in item.points
     )
-    return Grid(title=item.title, header=header, rows=rows, notes=item.explained)
-
-
-def _csv(found: Sequence[Front]) -> str:
-    """One line per point, at full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    cases = [field.name for field in msgspec.structs.fields(Case) if field.name != "category"]
-    shared = ("metric", "stage", "categories", "part")
-    points = ("where", "accuracy", "milliseconds", "model_mb", "on_front", "left_out")
-    writer.writerow([*shared, *cases, *points])
-    for item in found:
-        for point in item.points:
-            values = [getattr(point, name) for name in points]
-            settings = [getattr(point.case, name) for name in cases]
-            over = (";".join(item.categories), item.part or "")
-            writer.writerow([item.metric, item.stage, *over, *settings, *values])
-    return text.getvalue().rstrip("\n")
+    return Grid(title=item.title, header=header, rows=rows, notes=item.explained, numbers_from=6)

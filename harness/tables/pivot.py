@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ from harness.parity.tolerances import PROFILES, precision_of
 from harness.records.record import Record
 from harness.tables.grouping import Group, Part, comparable, groups, host_of, mean, newest, place_of
 from harness.tables.summary import METRICS, TIMES
+from harness.tables.table import ABSENT, Format, Grid, View
+from harness.tables.table import render as render_view
 from harness.types import Case
 
 By = Literal["backend", "precision", "detector"]
@@ -250,3 +252,100 @@ def _flips(first: Record | None, item: Record, mark: str) -> int | str:
         return f"other images than {mark}"
     decided = flipped(first, item)
     return "no threshold is known" if decided is None else int(decided.sum())
+
+
+def render(pivots: Sequence[Pivot], kind: Format) -> str:
+    """Render all tables; CSV has a line for each column, category and measure, with the reason if the value is missing."""
+    keys = [field.name for field in msgspec.structs.fields(Case) if field.name != "category"]
+    view = View(
+        grids=tuple(map(_grid, pivots)),
+        csv_header=["title", "column", "where", "simulated", *keys, "category", "measure", "value", "note"],
+        csv_rows=[
+            [
+                *(item.title, column.name, column.places[category], column.simulated),
+                *(getattr(column.case, name) for name in keys),
+                *(category, measure, values.get(measure, ""), column.reasons.get(category, "")),
+            ]
+            for item in pivots
+            for column in item.columns
+            for category, values in column.values.items()
+            for measure in MEASURES
+        ],
+        document={
+            "pivots": [
+                {
+                    "title": item.title,
+                    "columns": [
+                        {name: getattr(column, name) for name in ("name", "where", "simulated")}
+                        | {"case": msgspec.to_builtins(column.case)}
+                        | {
+                            "places": dict(column.places),
+                            "values": dict(column.values),
+                            "detectors": dict(column.detectors),
+                        }
+                        for column in item.columns
+                    ],
+                    "mean": {
+                        "over": list(item.means()[0]),
+                        "values": {name: list(values) for name, values in item.means()[1].items()},
+                    },
+                    "flips_against": None if item.reference is None else item.columns[item.reference].name,
+                    "notes": list(item.notes),
+                }
+                for item in pivots
+            ]
+        },
+    )
+    return render_view(view, kind)
+
+
+def _grid(item: Pivot) -> Grid:
+    against = f" against [{item.reference + 1}]" if item.reference is not None else ""
+    labels = MEASURES | {"flips": MEASURES["flips"] + against}
+    rows = [
+        (category if measure == "image_auroc" else "", labels[measure], *cells)
+        for category in item.categories
+        for measure, cells in _lines([column.values.get(category, {}) for column in item.columns])
+    ]
+    shared, means = item.means()
+    if len(item.categories) > 1 and shared:
+        label = f"mean of {len(shared)}" + (
+            "" if len(shared) == len(item.categories) else f" (of {len(item.categories)})"
+        )
+        columns = [
+            {name: values[index] for name, values in means.items() if values[index] is not None}
+            for index in range(len(item.columns))
+        ]
+        rows += [
+            (label if measure == "image_auroc" else "", labels[measure], *cells)
+            for measure, cells in _lines(columns)
+        ]
+    marks = [f"[{index}]" for index in range(1, len(item.columns) + 1)]
+    header = [
+        column.name.replace(", ", "\n") + f"\n{mark}"
+        for column, mark in zip(item.columns, marks, strict=True)
+    ]
+    where = [f"{mark} {column.where}" for mark, column in zip(marks, item.columns, strict=True)]
+    return Grid(
+        title=item.title,
+        header=("category", "", *header),
+        rows=tuple(rows),
+        notes=(*where, *item.notes),
+        numbers_from=2,
+    )
+
+
+def _lines(columns: Sequence[Any]) -> list[tuple[str, list[str]]]:
+    """Measure and cells; the metrics always, the others where a column has them."""
+    return [
+        (measure, [_cell(measure, values.get(measure)) for values in columns])
+        for measure in MEASURES
+        if measure in METRICS or any(measure in values for values in columns)
+    ]
+
+
+def _cell(measure: str, value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    digits = 4 if measure in METRICS else 0 if measure == "flips" and value == int(value) else 1
+    return f"{value:.{digits}f}"

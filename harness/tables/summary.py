@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from harness.records.record import DEVICE_STAGES, Record
 from harness.tables.grouping import groups, hidden, host_of, mean, newest
+from harness.tables.table import ABSENT, Format, Grid, View
+from harness.tables.table import render as render_view
 from harness.types import Case
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -200,3 +203,85 @@ def _why_untimed(item: Record, stage: str) -> str:
     reported = ", ".join(f"{name} {value:.4g}" for name, value in said.items())
     more = f"; {item.source.made_by} reports, in ms per run: {reported}" if item.source and reported else ""
     return f"no times of {stage}: not measured here, its {took} came from files{more}"
+
+
+def render(shown: Sequence[Table], kind: Format) -> str:
+    """Render all tables; in CSV a missing value is an empty field with its reason in `note`."""
+    keys = [name for name in Table.__slots__ if name != "rows"]
+    names = {name for table in shown for name in table.columns}
+    columns = [name for name in TITLES if name in names]
+    view = View(
+        grids=tuple(map(_grid, shown)),
+        csv_header=[*keys, "category", "status", *columns, "note"],
+        csv_rows=[
+            [
+                *(getattr(row if key in ("device", "host") else table, key) for key in keys),
+                *(row.category, row.status),
+                *(row.values.get(name, "") for name in columns),
+                row.note or "",
+            ]
+            for table in shown
+            for row in table.rows
+        ],
+        document={"tables": [_document(table) for table in shown]},
+    )
+    return render_view(view, kind)
+
+
+def _document(table: Table) -> dict[str, Any]:
+    return {
+        **{name: getattr(table, name) for name in Table.__slots__ if name != "rows"},
+        "notes": list(table.notes),
+        "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in table.rows],
+        "mean": {
+            name: {"value": value, "over": count, "of": len(table.rows)}
+            for name, (value, count) in table.means().items()
+        },
+    }
+
+
+def _grid(table: Table) -> Grid:
+    noted = {
+        row.category: f"[{index}]" for index, row in enumerate((r for r in table.rows if r.note), start=1)
+    }
+    rows = [
+        (
+            " ".join([row.category, *([noted[row.category]] if row.note else [])]),
+            row.place,
+            *_cells(row.values, table.columns),
+        )
+        for row in table.rows
+    ]
+    label, *means = _mean_cells(table)
+    header = ("category", "measured on", *(TITLES[name] for name in table.columns))
+    lines = [header, *rows, (label, "", *means)]
+    several = len(table.places) > 1
+    header, *rows = lines if several else [(line[0], *line[2:]) for line in lines]
+    return Grid(
+        title=table.title,
+        subtitle=table.setting,
+        header=header,
+        rows=tuple(rows),
+        notes=(
+            *table.notes,
+            *(f"{noted[row.category]} {row.category}: {row.note}" for row in table.rows if row.note),
+        ),
+        numbers_from=2 if several else 1,
+        last_is_mean=True,
+    )
+
+
+def _mean_cells(table: Table) -> list[str]:
+    """Return the mean row; a value over fewer categories than the others says over how many."""
+    means = table.means()
+    most = max((count for _, count in means.values()), default=0)
+    label = f"mean of {most}" if most == len(table.rows) else f"mean of {most} (of {len(table.rows)})"
+    cells = _cells({name: value for name, (value, _) in means.items()}, table.columns)
+    counts = [means.get(name, (0, most))[1] for name in table.columns]
+    fewer = [f" (of {count})" if count < most else "" for count in counts]
+    return [label, *(cell + mark for cell, mark in zip(cells, fewer, strict=True))]
+
+
+def _cells(values: dict[str, float], columns: Sequence[str]) -> list[str]:
+    digits = {name: 4 if name in METRICS or name in DECISIONS else 1 for name in columns}
+    return [f"{values[name]:.{digits[name]}f}" if name in values else ABSENT for name in columns]

@@ -15,12 +15,12 @@ from harness.parity import flipped
 from harness.records.record import Record
 from harness.records.tuning import Tuned
 from harness.tables.pareto import dominates
+from harness.tables.table import ABSENT, Grid, text
 
 _HEADER = (
     *("", "settings", "variant", "difference", "flips", "image AUROC", "pixel AUROC", "AUPRO"),
     *("infer ms", "× float32", "peak MB", "model MB"),
 )
-_ABSENT = "–"
 _LEGEND = (
     "★ on the front: no other setting of the backend is as near to float32 and as fast, and better in one of the two",
     "  (unrounded values decide)",
@@ -74,7 +74,7 @@ def rows(tuned: Tuned) -> tuple[Row, ...]:
         if trial.refused is not None or not cases:
             same = trial.same_as and f"the same file as {trial.same_as}"
             note = trial.refused or same or "no backend opened it"
-            variant = _ABSENT if trial.refused is not None else trial.variant
+            variant = ABSENT if trial.refused is not None else trial.variant
             found.append(Row(settings=trial.settings, backend=None, variant=variant, note=note))
         for backend, of in cases:
             reference = usual.get(backend) or next(iter(usual.values()))
@@ -164,16 +164,14 @@ def document(tuned: Tuned, found: Sequence[Row]) -> dict[str, Any]:
 
 def lines(found: Sequence[Row], *, rounds: int, records: Path) -> list[str]:
     """The rows as a table for each backend, and what to make of them."""
-    from tabulate import tabulate
-
     tables: dict[str | None, list[tuple[str, ...]]] = {}
     for row in found:
         tables.setdefault(row.backend, []).append(_cells(row))
     shown: list[str] = []
     for backend, body in tables.items():
-        align = (*["left"] * 3, *["right"] * (len(_HEADER) - 3))
-        table = tabulate(body, _HEADER, tablefmt="rounded_outline", disable_numparse=True, colalign=align)
-        shown += ["not made, or not measured" if backend is None else backend, *table.splitlines()]
+        title = "not made, or not measured" if backend is None else backend
+        grid = Grid(title=title, header=_HEADER, rows=tuple(body), numbers_from=3)
+        shown += text(grid, "terminal").splitlines()
     notes = dict.fromkeys(f"{row.settings}: {row.note}" for row in found if row.note)
     return [
         *shown,
@@ -201,5 +199,5 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _shown(value: float | None, form: str, unit: float | None = None) -> str:
     if value is None:
-        return _ABSENT
+        return ABSENT
     return format(value if unit is None else value / unit, form)

@@ -16,7 +16,7 @@ from harness.records.record import Data, Distribution, Fit, Record
 from harness.suites import published
 from harness.suites.published import Counts, Published, Row, Source
 from harness.tables import Comparison, Line
-from harness.tables.counterparts import COUNTERPARTS
+from harness.tables.against_published import EQUIVALENTS
 from tests.harness.record_factory import HOST, Results, outputs
 
 SOURCE = Source(
@@ -255,7 +255,7 @@ def test_a_source_may_call_a_metric_by_less_than_it_is(results: Results) -> None
 
 
 def test_every_published_metric_has_a_counterpart_or_is_known_to_have_none() -> None:
-    without = {row.metric for row in published.read().rows} - set(COUNTERPARTS)
+    without = {row.metric for row in published.read().rows} - set(EQUIVALENTS)
     scores = {f"image_auroc_top{count}" for count in (5, 8, 15, 20, 40, 60, 100)}
     scores |= {f"image_auroc_{name}" for name in ("mean", "var", "best_of_all")}
     of_images = {"image_ok_accuracy", "image_nok_accuracy", "image_accuracy"}
