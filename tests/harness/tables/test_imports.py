@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 FORBIDDEN = ("harness.run", "harness.cli", "exporters", "backends")
-HEAVY = ("cv2", "matplotlib", "mindspore", "onnx", "onnxruntime", "openvino", "scipy", "torch")
+HEAVY = ("matplotlib", "mindspore", "onnx", "onnxruntime", "openvino", "scipy", "torch")
 
 
 def test_importing_the_tables_loads_neither_what_runs_nor_heavy_libraries() -> None:
