@@ -5,6 +5,6 @@ import sys
 
 from harness.cli import main
 
-# MindSpore answers Ctrl-C in the middle of a graph by sending its own process SIGTERM: both end in order.
+# If Ctrl-C comes while a graph runs, MindSpore sends its own process SIGTERM: treat both alike.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 sys.exit(main())

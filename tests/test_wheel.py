@@ -74,7 +74,7 @@ def test_the_wheel_says_its_licence_and_carries_it(installed: Installed) -> None
 def test_help_runs(installed: Installed) -> None:
     done = installed.harness("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Start with: python -m harness bench" in " ".join(done.stdout.split())
+    assert "example: python -m harness bench" in " ".join(done.stdout.split())
 
 
 def test_backends_says_that_mindspore_is_missing_and_how_to_install_it(installed: Installed) -> None:

@@ -1,7 +1,4 @@
-"""The command line: a module for each group of commands, with what they take and what they do.
-
-They gather what a command needs, call the engine and print.
-"""
+"""The command line: one module per group of commands. Only it parses arguments, prints and exits."""
 
 from harness.cli.program import main, parser
 

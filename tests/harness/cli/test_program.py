@@ -106,8 +106,8 @@ def test_the_reference_is_the_training_framework_else_the_most_exact_backend(
     for name in backends:
         device = Device(device="any", runtime={}, options={}, simulated="simulated" in name)
         backend, _, source = name.removesuffix(")").partition(" (")
-        played = Source(record_sha256="1" * 64, made_by=source) if backend == "replay" else None
-        results.add(backend, outputs(), device=device, case={"source": source or None}, source=played)
+        replayed = Source(record_sha256="1" * 64, made_by=source) if backend == "replay" else None
+        results.add(backend, outputs(), device=device, case={"source": source or None}, source=replayed)
     report = outcome._parity_of(record.read_all(results.folder), backends, (), results.folder)
     assert report is not None
     assert report.reference == reference

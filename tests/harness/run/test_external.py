@@ -34,14 +34,14 @@ import onnxruntime
 
 model, inputs, outputs, suffix = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-(feed,) = session.get_inputs()
+(image_input,) = session.get_inputs()
 pathlib.Path(outputs).mkdir(exist_ok=True)
 for path in sorted(pathlib.Path(inputs).iterdir()):
     if path.suffix == ".npy":
         batch = np.load(path)
     else:
         batch = np.fromfile(path, np.float32).reshape(-1, 3, 32, 32)
-    for index, array in enumerate(session.run(None, {feed.name: batch})):
+    for index, array in enumerate(session.run(None, {image_input.name: batch})):
         target = pathlib.Path(outputs) / f"{path.stem}_{index}{suffix}"
         if suffix == ".npy":
             np.save(target, array)
@@ -80,7 +80,7 @@ class Exchange:
         return Exchange(tiny=self.tiny, inputs=folders[0], outputs=folders[1])
 
 
-def travelled(tiny: Tiny, folder: Path, *more: str, suffix: str = ".bin") -> Exchange:
+def exchanged(tiny: Tiny, folder: Path, *more: str, suffix: str = ".bin") -> Exchange:
     """Write inputs and run the other program on them."""
     exchange = Exchange(tiny=tiny, inputs=folder / "in", outputs=folder / "outs")
     arguments = ["inputs", str(tiny.artifact), "--data", str(tiny.data), "--to", str(exchange.inputs), *more]
@@ -94,12 +94,12 @@ def travelled(tiny: Tiny, folder: Path, *more: str, suffix: str = ".bin") -> Exc
 
 @pytest.fixture(scope="module")
 def exchange(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Exchange:
-    return travelled(tiny, tmp_path_factory.mktemp("exchange"))
+    return exchanged(tiny, tmp_path_factory.mktemp("exchange"))
 
 
 def bench(tiny: Tiny, out: Path, *more: str) -> Record:
     """The record of a bench on onnxruntime-cpu, in a worker."""
-    where = ["--artifact", str(tiny.artifact), "--data", str(tiny.data), "--out", str(out)]
+    where = [str(tiny.artifact), "--data", str(tiny.data), "--out", str(out)]
     before = {path.name for path in out.glob("*.json")}
     assert cli.main(["bench", *where, "--backend", "onnxruntime-cpu", "--threads", "1", *more]) == 0
     (measured,) = [entry for entry in out.glob("*.json") if entry.name not in before]
@@ -144,7 +144,7 @@ def test_outputs_of_another_program_give_the_numbers_of_bench(
     suffix: str,
     program: str,
 ) -> None:
-    assert travelled(tiny, tmp_path, *more, suffix=suffix).score(tmp_path / "r", program=program) == 0
+    assert exchanged(tiny, tmp_path, *more, suffix=suffix).score(tmp_path / "r", program=program) == 0
     measured, (out, benched) = only(tmp_path / "r"), reference
     assert same_numbers(measured, benched, exact="--batch-size" not in more)
     if not more:
@@ -315,15 +315,8 @@ def test_output_dtype_is_refused_for_npy_files(
 
 def test_a_scored_record_can_be_replayed(exchange: Exchange, tmp_path: Path) -> None:
     assert exchange.score(tmp_path / "r") == 0
-    again = [
-        "--outputs",
-        str(tmp_path / "r"),
-        "--artifact",
-        str(exchange.tiny.artifact),
-        "--out",
-        str(tmp_path / "a"),
-    ]
-    assert cli.main(["bench", "--backend", "replay", *again]) == 0
+    to = ["--artifact", str(exchange.tiny.artifact), "--out", str(tmp_path / "a")]
+    assert cli.main(["replay", str(tmp_path / "r"), *to]) == 0
     measured = only(tmp_path / "a")
     assert measured.case.runner == "replay (files-ais_bench)"
     assert same_numbers(measured, only(tmp_path / "r"))
@@ -392,7 +385,7 @@ def test_the_batches_of_several_categories_are_one_side(tiny: Tiny, tmp_path: Pa
         artifact.write_manifest(path, msgspec.structs.replace(manifest, detector_sha256=digest))
     where = ["--data", str(tmp_path / "data")]
     assert cli.main(["inputs", str(tmp_path / "artifacts"), *where, "--to", str(tmp_path / "in")]) == 0
-    arguments = ["bench", "--artifact", str(tmp_path / "artifacts"), *where, "--inputs", str(tmp_path / "in")]
+    arguments = ["bench", str(tmp_path / "artifacts"), *where, "--inputs", str(tmp_path / "in")]
     assert (
         cli.main([*arguments, "--backend", "onnxruntime-cpu", "--threads", "1", "--out", str(tmp_path / "r")])
         == 0
@@ -415,7 +408,7 @@ def test_bench_reads_input_batches_and_does_not_time_preprocessing_that_it_did_n
     assert str(measured.case.source).startswith("inputs ")
 
 
-def foreign(exchange: Exchange, to: Path, *, change: float) -> Path:
+def written_elsewhere(exchange: Exchange, to: Path, *, change: float) -> Path:
     """The inputs as another program would write them; one pixel of image 2 differs by `change`."""
     folder = Path(shutil.copytree(exchange.inputs, to))
 
@@ -438,7 +431,10 @@ def test_parity_shows_where_the_inputs_of_another_program_differ(
 ) -> None:
     bench(exchange.tiny, tmp_path / "r")
     measured = bench(
-        exchange.tiny, tmp_path / "r", "--inputs", str(foreign(exchange, tmp_path / "in", change=change))
+        exchange.tiny,
+        tmp_path / "r",
+        "--inputs",
+        str(written_elsewhere(exchange, tmp_path / "in", change=change)),
     )
     assert all(set(image.stages) == {"input"} for image in measured.images)
     (pair,) = parity.parity(tmp_path / "r", reference="onnxruntime-cpu").pairs
@@ -451,25 +447,19 @@ def test_parity_shows_where_the_inputs_of_another_program_differ(
 
 
 def test_digests_of_other_inputs_are_refused(exchange: Exchange, tmp_path: Path) -> None:
-    folder = foreign(exchange, tmp_path / "in", change=1.0)
+    folder = written_elsewhere(exchange, tmp_path / "in", change=1.0)
     stages = json.loads((exchange.inputs / "index.json").read_text())["images"][2]["stages"]
     edit_index(folder, lambda document: document["images"][2].update(stages=stages))
     out = tmp_path / "r"
-    where = ["--artifact", str(exchange.tiny.artifact), "--data", str(exchange.tiny.data), "--out", str(out)]
+    where = [str(exchange.tiny.artifact), "--data", str(exchange.tiny.data), "--out", str(out)]
     arguments = ["bench", *where, "--backend", "onnxruntime-cpu", "--threads", "1", "--inputs", str(folder)]
     assert cli.main(arguments) == 3
     assert "are not those of the inputs" in str(only(out).reason)
 
 
 def test_a_batch_size_that_differs_from_the_batches_is_refused(exchange: Exchange, tmp_path: Path) -> None:
-    where = [
-        "--artifact",
-        str(exchange.tiny.artifact),
-        "--data",
-        str(exchange.tiny.data),
-        "--out",
-        str(tmp_path),
-    ]
+    tiny = exchange.tiny
+    where = [str(tiny.artifact), "--data", str(tiny.data), "--out", str(tmp_path)]
     arguments = [
         "bench",
         *where,

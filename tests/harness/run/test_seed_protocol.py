@@ -241,7 +241,7 @@ def test_records_from_before_suites_are_still_read(results: Results) -> None:
 
 def test_bench_reads_the_mask_rule_from_the_command_line(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    where = ["--artifact", str(tiny.artifact), "--data", str(tiny.data), "--out", str(tmp_path / "out")]
+    where = [str(tiny.artifact), "--data", str(tiny.data), "--out", str(tmp_path / "out")]
     arguments = [
         "bench",
         *where,

@@ -50,7 +50,7 @@ def test_groups_of_the_same_nodes_are_tried_once() -> None:
     assert [name for name in tuning.reductions({}, 5) if "kept" in name] == []
 
 
-def given(*, moved: float = 0.0, image: int = 0) -> Outputs:
+def scored(*, moved: float = 0.0, image: int = 0) -> Outputs:
     """Scores from 1 to 4, one of them changed."""
     measured = outputs()
     measured.scores[image] += moved
@@ -77,12 +77,12 @@ def tuned(results: Results, *rounds: list[Record]) -> Tuned:
 
 def test_a_row_shows_cost_and_gain_of_a_setting(results: Results) -> None:
     first = [
-        add(results, "fp32", given(), 10.0, peak_memory_bytes=300, model_bytes=40),
-        add(results, "int8", given(moved=0.6, image=3), 4.0, peak_memory_bytes=200, model_bytes=10),
+        add(results, "fp32", scored(), 10.0, peak_memory_bytes=300, model_bytes=40),
+        add(results, "int8", scored(moved=0.6, image=3), 4.0, peak_memory_bytes=200, model_bytes=10),
     ]
     second = [
-        add(results, "fp32", given(), 8.0, peak_memory_bytes=310, model_bytes=40),
-        add(results, "int8", given(moved=0.6, image=3), 5.0, peak_memory_bytes=190, model_bytes=10),
+        add(results, "fp32", scored(), 8.0, peak_memory_bytes=310, model_bytes=40),
+        add(results, "int8", scored(moved=0.6, image=3), 5.0, peak_memory_bytes=190, model_bytes=10),
     ]
     float32, int8 = tuning_table.rows(tuned(results, first, second))
     assert (float32.difference, float32.flips, float32.ratio) == (0, 0, 1)
@@ -94,15 +94,15 @@ def test_a_row_shows_cost_and_gain_of_a_setting(results: Results) -> None:
 
 
 def test_the_difference_is_a_share_of_float32s_range(results: Results) -> None:
-    records = [add(results, "fp32", given(), 10.0), add(results, "int8", given(moved=3.0, image=7), 4.0)]
+    records = [add(results, "fp32", scored(), 10.0), add(results, "int8", scored(moved=3.0, image=7), 4.0)]
     assert tuning_table.rows(tuned(results, records))[1].difference == pytest.approx(3.0 / 3)
 
 
 def test_the_table_has_milliseconds_and_megabytes(results: Results) -> None:
     sizes = {"peak_memory_bytes": 190_000_000, "model_bytes": 12_340_000}
     records = [
-        add(results, "fp32", given(), 8.0),
-        add(results, "int8", given(moved=0.6, image=3), 4.0, **sizes),
+        add(results, "fp32", scored(), 8.0),
+        add(results, "int8", scored(moved=0.6, image=3), 4.0, **sizes),
     ]
     lines = tuning_table.lines(tuning_table.rows(tuned(results, records)), rounds=1, records=results.folder)
     (line,) = [line for line in lines if "settings of int8" in line]
@@ -115,11 +115,11 @@ def test_the_table_has_milliseconds_and_megabytes(results: Results) -> None:
 def test_each_backend_has_its_own_pareto_front_and_float32_reference(results: Results) -> None:
     simulated = Device(device="chip", runtime={}, options={}, simulated=True)
     records = [
-        add(results, "fp32", given(), 10.0),
-        add(results, "int8", given(moved=0.3), 5.0),
-        add(results, "fp32", given(moved=0.3), 100.0, backend="slow"),
-        add(results, "int8", given(moved=0.3), 50.0, backend="slow"),
-        add(results, "chip", given(), 0.1, device=simulated),
+        add(results, "fp32", scored(), 10.0),
+        add(results, "int8", scored(moved=0.3), 5.0),
+        add(results, "fp32", scored(moved=0.3), 100.0, backend="slow"),
+        add(results, "int8", scored(moved=0.3), 50.0, backend="slow"),
+        add(results, "chip", scored(), 0.1, device=simulated),
     ]
     table_rows = {(row.backend, row.variant): row for row in tuning_table.rows(tuned(results, records))}
     assert {key for key, row in table_rows.items() if row.on_front} == {
@@ -132,8 +132,8 @@ def test_each_backend_has_its_own_pareto_front_and_float32_reference(results: Re
 
 def test_without_a_measured_float32_nothing_is_compared(results: Results) -> None:
     records = [
-        add(results, "fp32", given(), 10.0, status="failed", reason="killed"),
-        add(results, "int8", given(), 5.0),
+        add(results, "fp32", scored(), 10.0, status="failed", reason="killed"),
+        add(results, "int8", scored(), 5.0),
     ]
     table_rows = tuning_table.rows(tuned(results, records))
     assert [row.note for row in table_rows] == ["fp32 failed: killed"] * 2
@@ -148,7 +148,7 @@ def test_the_pareto_front_contains_the_settings_that_no_other_beats(results: Res
         "far": (0.3, 6.0),
         "fast": (0.2, 3.0),
     }
-    records = [add(results, name, given(moved=moved), ms) for name, (moved, ms) in settings.items()]
+    records = [add(results, name, scored(moved=moved), ms) for name, (moved, ms) in settings.items()]
     table_rows = tuning_table.rows(tuned(results, records))
     assert [row.variant for row in table_rows if row.on_front] == ["fp32", "near", "fast"]
 
@@ -156,9 +156,9 @@ def test_the_pareto_front_contains_the_settings_that_no_other_beats(results: Res
 def test_simulators_failures_and_refusals_are_shown_but_never_on_the_pareto_front(results: Results) -> None:
     simulated = Device(device="chip", runtime={}, options={}, simulated=True)
     records = [
-        add(results, "fp32", given(), 10.0),
-        add(results, "om", given(), 0.1, backend="chip", device=simulated),
-        add(results, "dead", given(), 0.1, status="failed", reason="killed"),
+        add(results, "fp32", scored(), 10.0),
+        add(results, "om", scored(), 0.1, backend="chip", device=simulated),
+        add(results, "dead", scored(), 0.1, status="failed", reason="killed"),
     ]
     measured = tuned(results, records)
     refused = Trial(variant="float16", settings="float16", refused="overflows")
@@ -178,7 +178,7 @@ def test_simulators_failures_and_refusals_are_shown_but_never_on_the_pareto_fron
 
 
 def test_a_trial_with_the_same_file_is_shown_without_numbers(results: Results) -> None:
-    measured = tuned(results, [add(results, "fp32", given(), 10.0), add(results, "minmax", given(), 5.0)])
+    measured = tuned(results, [add(results, "fp32", scored(), 10.0), add(results, "minmax", scored(), 5.0)])
     same = Trial(variant="percentile", settings="int8 percentile", same_as="minmax")
     table_rows = tuning_table.rows(dataclasses.replace(measured, trials=(*measured.trials, same)))
     assert [row.on_front for row in table_rows] == [False, True, False]
@@ -191,9 +191,9 @@ def test_a_trial_with_the_same_file_is_shown_without_numbers(results: Results) -
 def test_times_of_two_machines_are_not_compared(results: Results) -> None:
     other = msgspec.structs.replace(HOST, name="board", processor="small")
     records = [
-        add(results, "fp32", given(), 10.0),
-        add(results, "near", given(), 5.0),
-        add(results, "far", given(), 0.1, host=other),
+        add(results, "fp32", scored(), 10.0),
+        add(results, "near", scored(), 5.0),
+        add(results, "far", scored(), 0.1, host=other),
     ]
     float32, near, far = tuning_table.rows(tuned(results, records))
     assert [row.on_front for row in (float32, near, far)] == [False, True, False]
@@ -202,12 +202,12 @@ def test_times_of_two_machines_are_not_compared(results: Results) -> None:
 
 
 def test_equal_float32_scores_give_no_scale(results: Results) -> None:
-    flat = dataclasses.replace(given(), scores=np.ones(8))
+    flat = dataclasses.replace(scored(), scores=np.ones(8))
     simulated = Device(device="chip", runtime={}, options={}, simulated=True)
     records = [
         add(results, "fp32", flat, 10.0),
         add(results, "int8", flat, 5.0),
-        add(results, "om", given(), 5.0, device=simulated),
+        add(results, "om", scored(), 5.0, device=simulated),
     ]
     table_rows = tuning_table.rows(tuned(results, records))
     why = "float32's scores are all equal, so there is no scale"
@@ -224,7 +224,7 @@ def test_scores_that_differ_from_round_to_round_have_no_difference(
     def measure(moved: float) -> list[Record]:
         names = ("fp32", "int8", "fp16")
         return [
-            add(results, name, given(moved=moved if name == unstable else 0), ms)
+            add(results, name, scored(moved=moved if name == unstable else 0), ms)
             for name, ms in zip(names, (9.0, 8.0, 7.0), strict=True)
         ]
 
@@ -240,7 +240,7 @@ def test_scores_that_differ_from_round_to_round_have_no_difference(
 def test_a_tuning_that_measured_only_float32_is_not_measured(
     results: Results, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, refused: str | None
 ) -> None:
-    measured = tuned(results, [add(results, "fp32", given(), 10.0)])
+    measured = tuned(results, [add(results, "fp32", scored(), 10.0)])
     trial = Trial(variant="float16", settings="float16", refused=refused)
     measured = dataclasses.replace(measured, trials=(*measured.trials, trial))
     monkeypatch.setattr(tuning, "tune", lambda *_, **__: measured)
@@ -465,8 +465,8 @@ def test_progress_names_the_variant_and_with_json_only_failures(
     flags: list[str],
 ) -> None:
     records = [
-        add(results, "fp32", given(), 1.0),
-        add(results, "int8", given(), 1.0, status="failed", reason="killed"),
+        add(results, "fp32", scored(), 1.0),
+        add(results, "int8", scored(), 1.0, status="failed", reason="killed"),
     ]
 
     def tune(*_: Any, report: Any, **__: Any) -> Tuned:
@@ -481,7 +481,7 @@ def test_progress_names_the_variant_and_with_json_only_failures(
 
 
 @pytest.mark.parametrize(
-    ("given_", "message"),
+    ("changes", "message"),
     [
         (["--cann", "7.0"], "need --soc"),
         (["--backend", "mindspore-cpu"], "opens none"),
@@ -496,7 +496,7 @@ def test_progress_names_the_variant_and_with_json_only_failures(
     ],
 )
 def test_options_that_do_not_belong_together_are_wrong_use(
-    tiny: Tiny, tmp_path: Path, given_: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny, tmp_path: Path, changes: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [
         "tune",
@@ -508,6 +508,6 @@ def test_options_that_do_not_belong_together_are_wrong_use(
         "--threads",
         "1",
     ]
-    assert cli.main([*command, *given_]) == 2
+    assert cli.main([*command, *changes]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "to").exists()

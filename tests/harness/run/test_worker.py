@@ -18,7 +18,7 @@ from tests.conftest import Tiny, make_known
 
 pytestmark = pytest.mark.usefixtures("fakes")
 
-Ended = tuple[Path, Mapping[str, Record]]
+Records = tuple[Path, Mapping[str, Record]]
 
 BROKEN = ("kill", "exit", "fail", "nan", "shape")
 
@@ -30,9 +30,9 @@ def run(request: BenchRequest) -> dict[str, Record]:
 
 
 @pytest.fixture(scope="module")
-def ended(
+def finished_run(
     tiny: Tiny, another_distribution: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ended]:
+) -> Iterator[Records]:
     """One run over mostly faulty backends; a working one is among them, and another is last."""
     folder = tmp_path_factory.mktemp("ended")
     names = [f"fake-{fault}" for fault in (*BROKEN, "absent", "chatter", "big", "work")]
@@ -41,27 +41,30 @@ def ended(
         yield folder, run(tiny.request(folder / "results", *names))
 
 
-def test_a_backend_of_another_distribution_is_measured(ended: Ended) -> None:
-    measured = ended[1]["work"]
+def test_a_backend_of_another_distribution_is_measured(finished_run: Records) -> None:
+    measured = finished_run[1]["work"]
     assert (measured.status, measured.reason) == ("measured", None)
     assert measured.device is not None
     assert measured.device.device == "fake"
 
 
-def test_cases_beside_those_that_die_are_measured(ended: Ended) -> None:
-    statuses = {name: measured.status for name, measured in ended[1].items()}
+def test_cases_beside_those_that_die_are_measured(finished_run: Records) -> None:
+    statuses = {name: measured.status for name, measured in finished_run[1].items()}
     sound = dict.fromkeys(("chatter", "big", "work"), "measured")
     assert statuses == dict.fromkeys(BROKEN, "failed") | {"absent": "skipped"} | sound
 
 
-def test_a_killed_worker_leaves_its_signal_and_its_last_words(ended: Ended) -> None:
-    reason = str(ended[1]["kill"].reason)
+def test_a_killed_worker_leaves_its_signal_and_its_last_words(finished_run: Records) -> None:
+    reason = str(finished_run[1]["kill"].reason)
     words = "line 2 | line 3 | line 4 | line 5 | line 6"
     assert reason == f"the worker was killed by SIGKILL; its last words: {words}"
 
 
-def test_a_worker_that_exits_leaves_its_exit_status(ended: Ended) -> None:
-    assert ended[1]["exit"].reason == "the worker ended with exit status 7 before its record was written"
+def test_a_worker_that_exits_leaves_its_exit_status(finished_run: Records) -> None:
+    assert (
+        finished_run[1]["exit"].reason
+        == "the worker ended with exit status 7 before its record was written"
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,49 +74,49 @@ def test_a_worker_that_exits_leaves_its_exit_status(ended: Ended) -> None:
         ("shape", r"embedding has shape (1, 6, 7, 8)"),
     ],
 )
-def test_an_unexpected_exception_is_quoted(ended: Ended, fault: str, words: str) -> None:
-    reason = str(ended[1][fault].reason)
+def test_an_unexpected_exception_is_quoted(finished_run: Records, fault: str, words: str) -> None:
+    reason = str(finished_run[1][fault].reason)
     assert reason.startswith("the worker ended with exit status 1")
     assert words in reason
 
 
-def test_a_backend_that_gives_nan_fails_with_the_image_named(ended: Ended, tiny: Tiny) -> None:
+def test_a_backend_that_gives_nan_fails_with_the_image_named(finished_run: Records, tiny: Tiny) -> None:
     image = tiny.data / "widget" / "test" / "good" / "002.png"
-    assert str(ended[1]["nan"].reason).startswith(f"{image}: its anomaly map holds NaN")
+    assert str(finished_run[1]["nan"].reason).startswith(f"{image}: its anomaly map holds NaN")
 
 
-def test_an_unavailable_backend_is_skipped_with_its_own_reason(ended: Ended) -> None:
-    assert ended[1]["absent"].reason == "there is no such board here: plug one in"
+def test_an_unavailable_backend_is_skipped_with_its_own_reason(finished_run: Records) -> None:
+    assert finished_run[1]["absent"].reason == "there is no such board here: plug one in"
 
 
 @pytest.mark.parametrize("fault", [*BROKEN, "absent"])
-def test_unmeasured_records_have_no_numbers(ended: Ended, fault: str) -> None:
-    measured = ended[1][fault]
+def test_unmeasured_records_have_no_numbers(finished_run: Records, fault: str) -> None:
+    measured = finished_run[1][fault]
     assert (measured.metrics, measured.images, measured.latency_ms, measured.evidence) == ({}, (), {}, None)
     assert measured.finished >= measured.started
 
 
-def test_output_of_a_runtime_is_not_mistaken_for_an_event(ended: Ended) -> None:
-    scores = [[image.score for image in ended[1][name].images] for name in ("chatter", "work")]
+def test_output_of_a_runtime_is_not_mistaken_for_an_event(finished_run: Records) -> None:
+    scores = [[image.score for image in finished_run[1][name].images] for name in ("chatter", "work")]
     assert scores[0] == scores[1]
     assert len(scores[0]) == 8
 
 
-def test_every_returned_record_is_on_disk(ended: Ended) -> None:
-    folder, measured = ended
+def test_every_returned_record_is_on_disk(finished_run: Records) -> None:
+    folder, measured = finished_run
     read = {old.case.backend.removeprefix("fake-"): old for old in record.read_all(folder / "results")}
     assert read == measured
 
 
 def test_the_next_call_runs_what_failed_and_nothing_else(
-    ended: Ended, tiny: Tiny, fakes: Path, tmp_path: Path
+    finished_run: Records, tiny: Tiny, fakes: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(ended[0] / "results", tmp_path / "results")
+    shutil.copytree(finished_run[0] / "results", tmp_path / "results")
     (fakes / "healed").touch()
     again = run(tiny.request(tmp_path / "results", "fake-work", "fake-kill", "fake-nan", "fake-big"))
     assert (fakes / "opened").read_text().split() == ["kill", "nan"]
     assert {measured.status for measured in again.values()} == {"measured"}
-    assert again["work"] == ended[1]["work"]
+    assert again["work"] == finished_run[1]["work"]
     assert again["kill"].metrics == again["work"].metrics
 
 
@@ -139,8 +142,10 @@ def is_gone(process: int) -> bool:
     return False
 
 
-def test_the_environment_is_set_and_the_cores_are_pinned_before_the_backend_is_imported(ended: Ended) -> None:
-    device = ended[1]["work"].device
+def test_the_environment_is_set_and_the_cores_are_pinned_before_the_backend_is_imported(
+    finished_run: Records,
+) -> None:
+    device = finished_run[1]["work"].device
     assert device is not None
     assert device.options == {"flag_at_exec": "True", "cores_at_import": "1", "cores_of_threads": "{1}"}
 
@@ -152,10 +157,10 @@ def test_a_worker_gets_the_requested_cores(tiny: Tiny, tmp_path: Path) -> None:
     assert device.options["cores_of_threads"] == "{2}"
 
 
-def test_peak_memory_is_the_workers_alone(ended: Ended, tiny: Tiny, tmp_path: Path) -> None:
+def test_peak_memory_is_the_workers_alone(finished_run: Records, tiny: Tiny, tmp_path: Path) -> None:
     ballast = np.ones(50_000_000)  # 400 MB that a child would inherit in ru_maxrss
     light = run(tiny.request(tmp_path / "out", "fake-work"))["work"].peak_memory_bytes
-    heavy = ended[1]["big"].peak_memory_bytes  # holds 320 MB
+    heavy = finished_run[1]["big"].peak_memory_bytes  # holds 320 MB
     assert ballast.all()
     assert light is not None
     assert heavy is not None
