@@ -1,6 +1,6 @@
 """The search behind `tune`: make a variant for each setting of a reduced precision, and measure all of them.
 
-Each trial is a variant in a copy of the artifact, named by its settings, and a case in a worker of its own. Finished
+Each setting gives a variant in a copy of the artifact, named by the setting, and a case in a worker of its own. Finished
 variants and cases are not made or measured again.
 """
 
@@ -192,7 +192,7 @@ def _make(
 
 
 def _distinct(copy: Artifact, trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """The trials, with `same_as` set for a variant whose file equals an earlier one's."""
+    """`trials` with `same_as` set for a variant whose file equals an earlier one's."""
     variants = {variant.id: variant for variant in artifact.read(copy.path).manifest.variants}
     first: dict[tuple[str, ...], str] = {}
     distinct = []
