@@ -288,12 +288,7 @@ def _subject(path: Path, data: Path) -> tuple[Artifact, Category]:
 
 def _variant(artifact: Artifact, id_: str | None) -> Variant:
     """The named variant, else the first ONNX variant."""
-    if id_ is None:
-        return artifact.variant(("onnx",))
-    variants = {variant.id: variant for variant in artifact.manifest.variants}
-    if id_ not in variants:
-        raise UsageError(unknown(f"variant of {artifact.path}", id_, variants))
-    return variants[id_]
+    return artifact.variant(("onnx",)) if id_ is None else artifact.variant_named(id_)
 
 
 def _samples(category: Category, names: Sequence[str] | None, count: int | None) -> Sequence[Sample]:

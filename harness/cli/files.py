@@ -32,7 +32,7 @@ def add_inputs(parser: Parser) -> None:
 
 
 def _inputs(options: argparse.Namespace) -> int:
-    from harness import datasets, errors, storage
+    from harness import datasets, storage
     from harness.detector import artifact
     from harness.records import batches
 
@@ -40,25 +40,23 @@ def _inputs(options: argparse.Namespace) -> int:
     alone = len(detectors) == 1 and detectors[0].path == options.artifact
     with storage.new_folder(options.to) as folder:
         for detector in detectors:
-            variants = {variant.id: variant for variant in detector.manifest.variants}
+            variants = [variant.id for variant in detector.manifest.variants]
             if options.variant is None and len(variants) > 1:
                 raise UsageError(
                     f"{detector.path}: name one of its variants with --variant: {', '.join(variants)}"
                 )
-            chosen = options.variant or next(iter(variants), "")
-            if chosen not in variants:
-                raise UsageError(errors.unknown(f"variant of {detector.path}", chosen, variants))
+            variant = detector.variant_named(options.variant or next(iter(variants), ""))
             category = datasets.load_category(options.data, detector.manifest.category)
             index = batches.write(
                 detector,
-                variants[chosen],
+                variant,
                 category,
                 folder if alone else folder / category.name,
                 batch_size=options.batch_size,
                 format_=options.format,
             )
             print(
-                f"{category.name}: {len(index.images)} images in {len(index.batches)} batches for {chosen}, "
+                f"{category.name}: {len(index.images)} images in {len(index.batches)} batches for {variant.id}, "
                 f"input {index.input.name!r} {index.input.dtype} {index.layout}"
             )
     print(f"{options.to}: complete; docs/files.md says how outputs must be named")

@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from harness import storage
 from harness.detector.preprocess import Step
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, UsageError, unknown
 from harness.types import AnyArray
 
 SCHEMA = 1
@@ -251,6 +251,17 @@ class Artifact:
             f"{self.path}: no {'simulated ' if compiler and simulated else ''}variant in format {' or '.join(formats)} "
             f"(variants: {have}); run: python -m harness export {shlex.quote(str(self.path))} --format {formats[0]}{compiler}"
         )
+
+    def variant_named(self, id_: str) -> Variant:
+        """The variant with this id.
+
+        Raises:
+            UsageError: there is none; names the nearest.
+        """
+        variants = {variant.id: variant for variant in self.manifest.variants}
+        if id_ not in variants:
+            raise UsageError(unknown(f"variant of {self.path}", id_, variants))
+        return variants[id_]
 
     def model_file(self, variant: Variant) -> Path:
         """Path of the variant's model after every file of the variant matched its digest."""

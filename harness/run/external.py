@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness import datasets, errors, registry, storage
+from harness import datasets, registry, storage
 from harness.detector import artifact
 from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.errors import DatasetError, UsageError
@@ -74,10 +74,7 @@ def _job(request: ScoreRequest, detector: Artifact) -> Job:
     category = datasets.load_category(request.data, manifest.category)
     fingerprint = datasets.fingerprint(category, "test")
     folder = batches.read(batches.below(request.inputs, manifest.category))
-    variants = {variant.id: variant for variant in manifest.variants}
-    if folder.index.variant not in variants:
-        raise UsageError(errors.unknown(f"variant of {detector.path}", folder.index.variant, variants))
-    variant = variants[folder.index.variant]
+    variant = detector.variant_named(folder.index.variant)
     batches.require_for(folder, detector, variant, fingerprint)
     written = request.outputs if folder.path == request.inputs else request.outputs / manifest.category
     gathered = _gather(request, folder, detector, variant, written)

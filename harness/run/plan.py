@@ -12,7 +12,7 @@ import msgspec
 
 from harness import datasets, machine, registry, storage
 from harness.detector import artifact
-from harness.errors import DatasetError, UsageError, unknown
+from harness.errors import DatasetError, UsageError
 from harness.records import batches, record
 from harness.records.record import Record, Source
 from harness.run import worker
@@ -163,14 +163,10 @@ def _variant(detector: Artifact, backend: str, id_: str | None) -> Variant:
     opener = registry.backend(backend)
     if id_ is None:
         return detector.variant(opener.formats, simulated=opener.simulated)
-    variants = {variant.id: variant for variant in detector.manifest.variants}
-    if id_ not in variants:
-        raise UsageError(unknown(f"variant of {detector.path}", id_, variants))
-    if variants[id_].format not in opener.formats:
-        raise UsageError(
-            f"--variant {id_} is {variants[id_].format}; {backend} opens {', '.join(opener.formats)}"
-        )
-    return variants[id_]
+    variant = detector.variant_named(id_)
+    if variant.format not in opener.formats:
+        raise UsageError(f"--variant {id_} is {variant.format}; {backend} opens {', '.join(opener.formats)}")
+    return variant
 
 
 def _inputs(
