@@ -18,7 +18,7 @@ def source(artifact: Artifact, formats: tuple[str, ...], *, head_in_graph: bool)
     if artifact.manifest.detector == DETECTOR:
         raise ArtifactError(
             f"{artifact.path}: a model that was not exported here, and its precision is not known: have it in the form wanted where "
-            "it comes from, and measure both files with bench --onnx"
+            "it comes from, and measure both files with bench FILE.onnx"
         )
     fitting = [
         item

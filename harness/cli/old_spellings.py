@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 
 from harness.errors import UsageError
@@ -44,4 +45,5 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     hints += ["hint: bench --onnx FILE is now: bench FILE"] if onnx else []
     if not hints:
         return list(arguments), []
-    return ["bench", *options.artifact, *options.onnx, *backends, *others], hints
+    models = list(itertools.takewhile(lambda argument: not argument.startswith("-"), others))
+    return ["bench", *models, *options.artifact, *options.onnx, *backends, *others[len(models) :]], hints

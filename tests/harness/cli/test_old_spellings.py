@@ -26,6 +26,11 @@ from tests.conftest import Tiny
             "bench --artifact DIR is now: bench DIR",
         ),
         (
+            "bench b --artifact a --data d",
+            "bench b a --data d",
+            "bench --artifact DIR is now: bench DIR",
+        ),
+        (
             "bench --onnx m --manifest f --data d --category c",
             "bench m --manifest f --data d --category c",
             "bench --onnx FILE is now: bench FILE",
