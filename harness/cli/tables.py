@@ -96,7 +96,7 @@ def _rendered(
     stage = options.stage or "total"
     if options.against is not None:
         comparisons = tables.compare(records)
-        left_out = [f"{table.title}: {why}" for table in comparisons.made for why in table.left_out]
+        left_out = [f"{table.title}: {why}" for table in comparisons.compared for why in table.left_out]
         reasons = (*left_out, *comparisons.reasons)
         return tables.render_comparisons(comparisons, format_), [f"not compared: {why}" for why in reasons]
     printed: Sequence[Table | Pivot | Front | Block]

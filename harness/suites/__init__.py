@@ -1,4 +1,4 @@
-"""Suites: the settings that give a published table, in one file."""
+"""Suites: each file holds the settings of one published table."""
 
 from harness.suites.definition import Suite, find, names, read
 

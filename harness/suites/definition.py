@@ -1,4 +1,4 @@
-"""A suite's file, read strictly: what is not known is refused with its place and the nearest name that is."""
+"""Reads suite files strictly: an unknown name is refused with its place and the nearest known name."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One detector with the settings of one published table."""
 
     name: str
-    """The file's, without its suffix: what the records say."""
+    """The file's name without its suffix; records hold it."""
     detector: str
     backbone: str
     """`none` for a detector without one."""
     protocol: Literal["standard", "seed"] = "standard"
     categories: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     backends: tuple[str, ...] = ()
-    """Empty: every backend of the machine."""
+    """Empty means every backend of the machine."""
     seed: int = 0
     mask_threshold: Annotated[int, msgspec.Meta(ge=0, le=254)] = 127
     mask_resize: MaskResize = "nearest"
     settings: dict[str, Any] = {}
-    """By the names of `harness.detector.settings`."""
+    """Names are those of `harness.detector.settings`."""
     category: dict[str, dict[str, Any]] = {}
-    """Settings that one category has of its own."""
+    """Category → settings that apply to it alone."""
 
     def settings_for(self, category: str) -> Settings:
-        """All settings of one category, defaults filled in.
+        """Return all settings of one category with their defaults.
 
         Raises:
             UsageError: a value of the wrong type or out of range.
         """
-        given = {"protocol": self.protocol, **self.settings, **self.category.get(category, {})}
+        values = {"protocol": self.protocol, **self.settings, **self.category.get(category, {})}
         kind = type(settings_of(self.detector, {}))
         try:
-            msgspec.convert(given, kind)  # a file's values have their types, unlike the command line's
+            msgspec.convert(values, kind)  # a file's values have their types, unlike the command line's
         except msgspec.ValidationError as error:
             raise UsageError(f"settings of {category}: {error}") from error
-        return settings_of(self.detector, given)
+        return settings_of(self.detector, values)
 
 
 def names() -> tuple[str, ...]:
-    """The suites that come with the program."""
+    """Return the names of the shipped suites."""
     return tuple(sorted(path.stem for path in storage.shipped("suites").glob(f"*{SUFFIX}")))
 
 
 def find(text: str) -> Path:
-    """The file of the suite called `text`, or at the path `text`.
+    """Return the file of the shipped suite `text`, or the path `text`.
 
     Raises:
-        UsageError: no such suite, or another file under the name of one that comes with the program.
+        UsageError: no such suite, or another file that has the name of a shipped suite.
     """
     path = storage.local_path(text)
     if path.suffix != SUFFIX:
@@ -79,7 +79,7 @@ def read(path: Path) -> Suite:
     """Read a suite.
 
     Raises:
-        UsageError: no file, not TOML, a key or setting nobody knows, a value of the wrong type or out of range; says where.
+        UsageError: no file, not TOML, an unknown key or setting, a value of the wrong type or out of range; says where.
     """
     try:
         document = msgspec.toml.decode(path.read_bytes())

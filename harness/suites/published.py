@@ -1,4 +1,4 @@
-"""The literature's tables as data, and what each source says of its settings (results/published)."""
+"""The published tables as data, and the settings that each source states (results/published)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 COLUMNS = ("source", "model", "backbone", "device", "dataset", "category", "metric", "value")
 SOURCES = "sources.toml"
 MEAN, ALL = "mean", "all"
-"""Categories that are none: the mean over those of the data set, and a value given for every one of them."""
+"""Stand-ins for a category: the mean over the data set's categories, and a value that holds for each of them."""
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,12 +43,12 @@ class Row:
 
     @property
     def network(self) -> str:
-        """The backbone by the name our records have for it."""
+        """The backbone's name in our records."""
         return self.backbone.partition(" (")[0] or "none"
 
     @property
     def about(self) -> str:
-        """The category by the name our records have for it."""
+        """The category's name in our records."""
         return self.category.partition(" (")[0]
 
 
@@ -61,27 +61,27 @@ class Counts(_Strict, frozen=True, kw_only=True):
 
 
 class Source(_Strict, frozen=True, kw_only=True):
-    """Where rows come from, and under which settings they were made."""
+    """The origin of rows and the settings behind them."""
 
     name: str
     """As in the rows."""
     title: str
     dataset: str | None = None
-    """The source's rows on this data set alone."""
+    """Only the source's rows on this data set; `None` means all."""
     suite: str | None = None
     """The suite with its settings."""
     settings: dict[str, Any] = {}
-    """Those that are known, where there is no suite."""
+    """The known settings, if there is no suite."""
     category: dict[str, dict[str, Any]] = {}
     weights: str | None = None
-    """Of the backbone; absent where it is not stated."""
+    """The backbone's weights; `None` if not stated."""
     metrics: dict[str, str] = {}
-    """A metric's name in the rows → what it is."""
+    """A metric's name in the rows → its descriptive name."""
     notes: tuple[str, ...] = ()
     device_notes: dict[str, tuple[str, ...]] = {}
 
     def settings_for(self, category: str) -> dict[str, Any]:
-        """What is known of the settings of one category, masks among them."""
+        """Return the known settings of one category, including masks."""
         if self.suite is None:
             return {**self.settings, **self.category.get(category, {})}
         suite = suites.read(suites.find(self.suite))
@@ -96,7 +96,7 @@ class _Sources(_Strict, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """All rows, their sources, and the data sets they are of."""
+    """All rows, their sources and their data sets."""
 
     rows: tuple[Row, ...]
     sources: tuple[Source, ...]
@@ -112,10 +112,10 @@ def _belongs(row: Row, source: Source) -> bool:
 
 
 def read(folder: Path | None = None) -> Published:
-    """Read the published tables; those that come with the program when no folder is given.
+    """Read the published tables; the shipped ones by default.
 
     Raises:
-        HarnessError: a file is missing or not as it should be; says where.
+        HarnessError: a file is missing or malformed; says where.
     """
     return _read(storage.shipped("published") if folder is None else folder)
 
@@ -125,8 +125,8 @@ def _read(folder: Path) -> Published:
     rows = tuple(row for file in sorted(folder.glob("*.csv")) for row in _rows(file))
     if not rows:
         raise HarnessError(f"{folder}: no published tables here; install the program again")
-    found = _sources(folder / SOURCES)
-    published = Published(rows=rows, sources=found.source, datasets=found.dataset)
+    stated = _sources(folder / SOURCES)
+    published = Published(rows=rows, sources=stated.source, datasets=stated.dataset)
     _check(published, folder / SOURCES)
     return published
 
@@ -172,12 +172,12 @@ def _sources(file: Path) -> _Sources:
 
 
 def _check(published: Published, file: Path) -> None:
-    """Every row has one source, every source rows, every data set its counts, every setting a detector that has it."""
+    """Check that each row has one source, each source rows, each data set its counts, and each setting its detector."""
     for row in published.rows:
-        found = [source for source in published.sources if _belongs(row, source)]
-        if len(found) != 1:
+        sources = [source for source in published.sources if _belongs(row, source)]
+        if len(sources) != 1:
             raise HarnessError(
-                f"{file}: {row.source!r} on {row.dataset} has {len(found)} sources, expected one"
+                f"{file}: {row.source!r} on {row.dataset} has {len(sources)} sources, expected one"
             )
         if row.dataset not in published.datasets:
             raise HarnessError(f"{file}: no counts of the data set {row.dataset!r}")

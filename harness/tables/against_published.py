@@ -1,4 +1,4 @@
-"""Our records beside published tables: ours, theirs, the difference, and where the settings differ."""
+"""Our records against published tables: our value, theirs, the difference, and the settings that differ."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Line:
     device: str
     """Theirs."""
     metric: str
-    """By what it is, where the source's name says less."""
+    """A descriptive name, if the source's own says less."""
     category: str
     ours: float
     theirs: float
     same_images: bool
-    """Whether ours is of as many good and defective test images as the published data set has."""
+    """Whether both have equal numbers of good and of defective test images."""
 
     @property
     def difference(self) -> float:
@@ -52,15 +52,15 @@ class Comparison:
     """Theirs."""
     lines: tuple[Line, ...]
     differences: tuple[str, ...]
-    """Where the settings differ, ours first."""
+    """The settings that differ, ours first."""
     notes: tuple[str, ...]
-    """Which older records of ours are not shown, and what the source's numbers are, and are not."""
+    """Our older records that are not shown, and the source's remarks on its numbers."""
     left_out: tuple[str, ...]
-    """What the source publishes of our categories and we do not answer, with the reason; categories not measured too."""
+    """Published values without an equivalent of ours and categories not measured, with the reason."""
 
     @property
     def title(self) -> str:
-        """What is beside what."""
+        """Our table and the source."""
         ours = self.table
         settings = " · ".join([f"batch {ours.batch_size}", f"{ours.threads} threads", *unusual(ours)])
         return f"{ours.title} · {settings} against {self.source.title}, {self.backbone}"
@@ -68,51 +68,52 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparisons:
-    """All comparisons that the records allow, and of what else why there is none."""
+    """All comparisons that the records allow, and why others are impossible."""
 
-    made: tuple[Comparison, ...]
+    compared: tuple[Comparison, ...]
     reasons: tuple[str, ...]
 
 
 _TIMES = ("latency_ms_per_image", "fps")
 Omitted = tuple[str, str | None, str]
-"""A published metric, the category of ours it is about (none for a mean over categories), and why it is left out."""
+"""A published metric, our category (`None` for a mean over categories), and why it is left out."""
 
 
 def compare(records: Iterable[Record], tables: Published | None = None) -> Comparisons:
     """Compare every group of records with every source that has its detector and one of its categories.
 
-    Of a source, the rows on our backbone; all of them where it has none.
+    Rows on our backbone are compared; all rows if the source has none on it.
 
     Raises:
         HarnessError: there is nothing to compare; says why for each group.
     """
     tables = published.read() if tables is None else tables
-    made: list[Comparison] = []
+    comparisons: list[Comparison] = []
     reasons: list[str] = []
     for group in groups(records):
         shown = table(group)
         by_category = newest(group)
-        latest = {category: of[0] for category, of in by_category.items()}
-        found = [
+        latest = {category: group_records[0] for category, group_records in by_category.items()}
+        candidates = [
             _comparison(shown, by_category, source, rows, tables)
             for source in tables.sources
             for rows in _by_backbone(tables.rows_of(source), shown)
         ]
-        made += [item for item in found if item.lines]
-        empty = [item for item in found if not item.lines and item.left_out]
+        comparisons += [candidate for candidate in candidates if candidate.lines]
+        empty = [candidate for candidate in candidates if not candidate.lines and candidate.left_out]
         reasons += [
-            f"{shown.title} against {item.source.title}: {'; '.join(item.left_out)}" for item in empty
+            f"{shown.title} against {candidate.source.title}: {'; '.join(candidate.left_out)}"
+            for candidate in empty
         ]
-        if not any(item.lines or item.left_out for item in found):
+        if not any(candidate.lines or candidate.left_out for candidate in candidates):
             reasons.append(f"{shown.title}: {_why_none(shown, latest, tables)}")
-    if not made:
+    if not comparisons:
         raise HarnessError("nothing to compare with the published tables: " + "; ".join(reasons))
-    return Comparisons(made=tuple(made), reasons=tuple(reasons))
+    return Comparisons(compared=tuple(comparisons), reasons=tuple(reasons))
 
 
 def _why_none(shown: Table, latest: Mapping[str, Record], tables: Published) -> str:
-    unmeasured = [f"{name} {item.status}" for name, item in latest.items() if item.status != "measured"]
+    unmeasured = [f"{name} {record.status}" for name, record in latest.items() if record.status != "measured"]
     if len(unmeasured) == len(latest):
         return f"nothing was measured ({', '.join(unmeasured)})"
     known = sorted({row.about for row in tables.rows if row.model == shown.detector} - {MEAN, ALL})
@@ -134,23 +135,32 @@ def _comparison(
     tables: Published,
 ) -> Comparison:
     counts = tables.datasets[rows[0].dataset]
-    measured = {name: of[0] for name, of in by_category.items() if of[0].status == "measured"}
-    ours = {name: item for name, item in measured.items() if name in counts}
+    measured = {
+        name: category_records[0]
+        for name, category_records in by_category.items()
+        if category_records[0].status == "measured"
+    }
+    ours = {name: record for name, record in measured.items() if name in counts}
     missing = [
-        f"{name}: {of[0].status}: {of[0].reason}"
-        for name, of in by_category.items()
+        f"{name}: {category_records[0].status}: {category_records[0].reason}"
+        for name, category_records in by_category.items()
         if measured
         and name not in measured
         and name in counts
         and any(row.about in (name, ALL, MEAN) for row in rows)
     ]
-    older = [f"{name}: {line}" for name, of in by_category.items() if name in ours for line in hidden(of)]
+    older = [
+        f"{name}: {line}"
+        for name, category_records in by_category.items()
+        if name in ours
+        for line in hidden(category_records)
+    ]
     lines: list[Line] = []
     omitted: list[Omitted] = []
     for device, metric in dict.fromkeys((row.device, row.metric) for row in rows):
         theirs = [row for row in rows if (row.device, row.metric) == (device, metric)]
-        found, left_out = _lines(source.metrics.get(metric, metric), theirs, ours, counts)
-        lines += found
+        metric_lines, left_out = _lines(source.metrics.get(metric, metric), theirs, ours, counts)
+        lines += metric_lines
         omitted += left_out
     devices = dict.fromkeys(line.device for line in lines)
     return Comparison(
@@ -185,15 +195,15 @@ def _left_out(omitted: Sequence[Omitted]) -> tuple[str, ...]:
 def _lines(
     metric: str, theirs: Sequence[Row], ours: Mapping[str, Record], counts: Mapping[str, Counts]
 ) -> tuple[list[Line], list[Omitted]]:
-    """What one metric on one device gives, by category and then in the mean, and what of it is left out."""
-    wanted = sorted((name, label, row.value) for row in theirs for label, name in _asked(row, ours))
+    """Return the lines of one metric on one device, categories first, then the mean; and what is left out."""
+    requested = sorted((name, label, row.value) for row in theirs for label, name in _asked(row, ours))
     if metric not in EQUIVALENTS:
-        asked = wanted or (ours and any(row.about == MEAN for row in theirs))
-        return [], [(metric, None, "nothing of ours is that")] if asked else []
+        is_published = requested or (ours and any(row.about == MEAN for row in theirs))
+        return [], [(metric, None, "nothing of ours is that")] if is_published else []
     equivalent = EQUIVALENTS[metric]
     lines: list[Line] = []
     omitted: list[Omitted] = []
-    for name, label, value in wanted:
+    for name, label, value in requested:
         mine = equivalent.value(ours[name])
         if mine is None:
             omitted.append((metric, name, equivalent.why_absent(ours[name])))
@@ -208,11 +218,11 @@ def _lines(
                 same_images=same_images(ours[name], counts[name]),
             )
         )
-    places = {place_of(item) for item in ours.values()}
+    places = {place_of(record) for record in ours.values()}
     means = _mean(metric, theirs, lines, ours, counts)
     if means and metric in _TIMES and len(places) > 1:
         return lines, [*omitted, (metric, None, "no mean, ours are of several devices or hosts")]
-    if ours and not wanted and not means and any(row.about == MEAN for row in theirs):
+    if ours and not requested and not means and any(row.about == MEAN for row in theirs):
         omitted.append(
             (metric, None, f"published as a mean of {len(counts)} categories, ours are {', '.join(ours)}")
         )
@@ -220,7 +230,7 @@ def _lines(
 
 
 def _asked(row: Row, ours: Mapping[str, Record]) -> list[tuple[str, str]]:
-    """The label and our category of everything a row is about."""
+    """Return the label and our category for everything that a row covers."""
     if row.about == ALL:
         return [(name, name) for name in ours]
     return [(row.category, row.about)] if row.about in ours else []
@@ -233,10 +243,10 @@ def _mean(
     ours: Mapping[str, Record],
     counts: Mapping[str, Counts],
 ) -> list[Line]:
-    """The published mean where ours has all its categories, else the mean over those in common, if there are several."""
+    """Compare the published mean if we have all its categories, else the mean over several common categories."""
     means = [row.value for row in theirs if row.about == MEAN]
-    found = {name: EQUIVALENTS[metric].value(item) for name, item in ours.items()}
-    values = {name: value for name, value in found.items() if value is not None}
+    our_values = {name: EQUIVALENTS[metric].value(record) for name, record in ours.items()}
+    values = {name: value for name, value in our_values.items() if value is not None}
     singles = [line for line in lines if line.category in ours]
     if means and values.keys() == counts.keys():
         label, mine, other = MEAN, _average(metric, values.values()), means[0]
@@ -259,72 +269,75 @@ def _average(metric: str, values: Iterable[float]) -> float:
 def differences(
     ours: Mapping[str, Record], source: Source, row: Row, counts: Mapping[str, Counts]
 ) -> tuple[str, ...]:
-    """One line for each thing that differs, ours first; categories are named where it is not so in all of them.
+    """Return one line for each setting that differs, ours first; categories are named unless all differ alike.
 
     Args:
         ours: Category → our record.
-        source: Theirs.
+        source: The published source.
         row: Any row of the source on the backbone and data set compared with.
         counts: Category → images of the published data set.
     """
     pairs: Pairs = {}
-    for category, item in ours.items():
-        found = _of_record(item, source, row)
-        found |= _of_images(item, counts[category])
-        found |= _of_settings(item, source, category)
-        for what, (mine, theirs) in found.items():
+    for category, record in ours.items():
+        pairs_by_setting = _of_record(record, source, row)
+        pairs_by_setting |= _of_images(record, counts[category])
+        pairs_by_setting |= _of_settings(record, source, category)
+        for what, (mine, theirs) in pairs_by_setting.items():
             if mine != theirs:
                 pairs.setdefault(what, {}).setdefault((mine, theirs), []).append(category)
     return (
-        *(_difference_line(what, found, len(ours)) for what, found in pairs.items()),
+        *(_difference_line(what, pairs_by_setting, len(ours)) for what, pairs_by_setting in pairs.items()),
         *_unknown(ours, source),
     )
 
 
-def same_images(item: Record, counts: Counts) -> bool:
-    """Whether the record is of as many good and defective test images as the published data set has."""
-    return item.data is not None and (item.data.good, item.data.defective) == (counts.good, counts.defective)
+def same_images(record: Record, counts: Counts) -> bool:
+    """Whether the record has as many good and as many defective test images as the published data set."""
+    return record.data is not None and (record.data.good, record.data.defective) == (
+        counts.good,
+        counts.defective,
+    )
 
 
-def _difference_line(what: str, pairs: Mapping[tuple[str, str], list[str]], of: int) -> str:
+def _difference_line(what: str, pairs: Mapping[tuple[str, str], list[str]], total: int) -> str:
     parts = [
-        f"ours {mine}, theirs {theirs}" + (f" ({', '.join(categories)})" if len(categories) < of else "")
+        f"ours {mine}, theirs {theirs}" + (f" ({', '.join(categories)})" if len(categories) < total else "")
         for (mine, theirs), categories in pairs.items()
     ]
     return f"{what}: {'; '.join(parts)}"
 
 
-def _of_record(item: Record, source: Source, row: Row) -> dict[str, tuple[str, str]]:
-    mine = "untrained" if item.weights.source == "random" else item.weights.source
+def _of_record(record: Record, source: Source, row: Row) -> dict[str, tuple[str, str]]:
+    mine = "untrained" if record.weights.source == "random" else record.weights.source
     return {
-        "backbone": (item.case.backbone, row.network),
+        "backbone": (record.case.backbone, row.network),
         "weights": (mine, source.weights or "not stated"),
     }
 
 
-def _of_images(item: Record, counts: Counts) -> dict[str, tuple[str, str]]:
-    if item.data is None:
+def _of_images(record: Record, counts: Counts) -> dict[str, tuple[str, str]]:
+    if record.data is None:
         return {}
-    mine = f"{item.data.good} good and {item.data.defective} defective of {item.case.dataset}"
+    mine = f"{record.data.good} good and {record.data.defective} defective of {record.case.dataset}"
     theirs = f"{counts.good} good and {counts.defective} defective"
-    found = {} if same_images(item, counts) else {"test images": (mine, theirs)}
-    if item.fit is not None:
-        found["training images"] = (str(item.fit.images), str(counts.train))
-    return found
+    pairs = {} if same_images(record, counts) else {"test images": (mine, theirs)}
+    if record.fit is not None:
+        pairs["training images"] = (str(record.fit.images), str(counts.train))
+    return pairs
 
 
-def _of_settings(item: Record, source: Source, category: str) -> dict[str, tuple[str, str]]:
-    if item.fit is None or not item.fit.settings:
+def _of_settings(record: Record, source: Source, category: str) -> dict[str, tuple[str, str]]:
+    if record.fit is None or not record.fit.settings:
         return {}
-    masks = {name: getattr(item.case, name) for name in ("mask_threshold", "mask_resize")}
-    mine = {**item.fit.settings, **masks}
+    masks = {name: getattr(record.case, name) for name in ("mask_threshold", "mask_resize")}
+    mine = {**record.fit.settings, **masks}
     theirs = source.settings_for(category)
     return {name: (_setting_text(mine[name]), _setting_text(theirs[name])) for name in theirs if name in mine}
 
 
 def _unknown(ours: Mapping[str, Record], source: Source) -> list[str]:
-    """What cannot be compared."""
-    silent = [name for name, item in ours.items() if item.fit is None or not item.fit.settings]
+    """Say which settings cannot be compared."""
+    silent = [name for name, record in ours.items() if record.fit is None or not record.fit.settings]
     lines = [f"settings: ours are not in the records ({', '.join(silent)}); fit again"] if silent else []
     if source.suite is None:
         stated = "no other than these are stated" if source.settings else "the source states none"
@@ -346,7 +359,7 @@ class Equivalent:
 
     value: Callable[[Record], float | None]
     why_absent: Callable[[Record], str] = lambda _: "the record has none"
-    """Said of a record without that value."""
+    """Explains why a record lacks the value."""
 
 
 def _from_metrics(name: str) -> Equivalent:
@@ -357,7 +370,7 @@ def _from_metrics(name: str) -> Equivalent:
 
 
 def _score_of(record: Record) -> str | None:
-    """Which image score a PatchCore has, by the name of the setting."""
+    """Return the setting that names a PatchCore's image score."""
     return record.fit.settings.get("score") if record.fit else None
 
 
@@ -370,8 +383,8 @@ def _from_image_score(kind: str) -> Equivalent:
 
 def _from_training(name: str, per: float = 1.0) -> Equivalent:
     def value(record: Record) -> float | None:
-        found = (record.training or {}).get(name)
-        return None if found is None else float(found) / per
+        number = (record.training or {}).get(name)
+        return None if number is None else float(number) / per
 
     return Equivalent(
         value=value,
@@ -384,7 +397,7 @@ def _from_training(name: str, per: float = 1.0) -> Equivalent:
 
 
 def _latency_ms(record: Record) -> float | None:
-    """Of inference and head, which is what the published latencies hold (sources.toml, seed 001)."""
+    """Return the mean time of inference and head, as published latencies have it (sources.toml, seed 001)."""
     stage = record.latency_ms.get("infer_head")
     return None if stage is None else stage.mean
 
@@ -418,7 +431,7 @@ EQUIVALENTS: dict[str, Equivalent] = {
     "params_million": _from_training("parameters", 1e6),
     "checkpoint_mb": _from_training("checkpoint_bytes", 1e6),
 }
-"""Published metric → ours; `ok`, `nok` and `accuracy` of seed 004 are of pixels (results/published/README.md)."""
+"""Maps each published metric to our value for it; metrics not listed have no equivalent. `ok`, `nok` and `accuracy` of seed 004 are of pixels (results/published/README.md)."""
 
 
 def render(comparisons: Comparisons, kind: Format) -> str:
@@ -426,42 +439,46 @@ def render(comparisons: Comparisons, kind: Format) -> str:
     numbers = (*Line.__slots__, "difference")
     theirs = ("their_source", "their_backbone", "their_device")  # the first of `numbers` is their device
     view = View(
-        grids=tuple(map(_grid, comparisons.made)),
+        grids=tuple(map(_grid, comparisons.compared)),
         remarks=tuple(f"not compared: {reason}" for reason in comparisons.reasons),
         csv_header=[*_KEYS, *theirs, *numbers[1:], "differences", "notes"],
         csv_rows=[
             [
-                *(getattr(item.table, name) for name in _KEYS),
-                *(item.source.name, item.backbone),
+                *(getattr(comparison.table, name) for name in _KEYS),
+                *(comparison.source.name, comparison.backbone),
                 *(getattr(line, name) for name in numbers),
-                *("; ".join(item.differences), "; ".join(item.notes)),
+                *("; ".join(comparison.differences), "; ".join(comparison.notes)),
             ]
-            for item in comparisons.made
-            for line in item.lines
+            for comparison in comparisons.compared
+            for line in comparison.lines
         ],
         document={
-            "comparisons": [_document(item) for item in comparisons.made],
+            "comparisons": [_document(comparison) for comparison in comparisons.compared],
             "not_compared": list(comparisons.reasons),
         },
     )
     return render_view(view, kind)
 
 
-def _document(item: Comparison) -> dict[str, Any]:
+def _document(comparison: Comparison) -> dict[str, Any]:
     return {
-        "ours": {name: getattr(item.table, name) for name in _KEYS},
-        "theirs": {"source": item.source.name, "title": item.source.title, "backbone": item.backbone},
+        "ours": {name: getattr(comparison.table, name) for name in _KEYS},
+        "theirs": {
+            "source": comparison.source.name,
+            "title": comparison.source.title,
+            "backbone": comparison.backbone,
+        },
         "lines": [
             {name: getattr(line, name) for name in Line.__slots__} | {"difference": line.difference}
-            for line in item.lines
+            for line in comparison.lines
         ],
-        "differences": list(item.differences),
-        "notes": list(item.notes),
-        "left_out": list(item.left_out),
+        "differences": list(comparison.differences),
+        "notes": list(comparison.notes),
+        "left_out": list(comparison.left_out),
     }
 
 
-def _grid(item: Comparison) -> Grid:
+def _grid(comparison: Comparison) -> Grid:
     rows = tuple(
         (
             line.device,
@@ -469,20 +486,22 @@ def _grid(item: Comparison) -> Grid:
             line.category if line.same_images else f"{line.category} {_OTHER_IMAGES}",
             *_numbers(line),
         )
-        for line in item.lines
+        for line in comparison.lines
     )
     other = (
-        [f"{_OTHER_IMAGES}: of other test images"] if any(not line.same_images for line in item.lines) else []
+        [f"{_OTHER_IMAGES}: of other test images"]
+        if any(not line.same_images for line in comparison.lines)
+        else []
     )
     return Grid(
-        title=item.title,
+        title=comparison.title,
         header=_HEADER,
         rows=rows,
         notes=(
             *other,
-            *(f"differs: {line}" for line in item.differences),
-            *(f"note: {line}" for line in item.notes),
-            *(f"not compared: {line}" for line in item.left_out),
+            *(f"differs: {line}" for line in comparison.differences),
+            *(f"note: {line}" for line in comparison.notes),
+            *(f"not compared: {line}" for line in comparison.left_out),
         ),
         numbers_from=3,
     )

@@ -1,7 +1,7 @@
 """The blocks of a MindSpore model-zoo README from records: performance of training, evaluation and inference.
 
-Evaluation is on a backend of the framework that trained, inference on any other. What a record does not say is absent,
-with the reason.
+Evaluation rows are from MindSpore backends, inference rows from all others. Values that no record has are absent, with
+the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DECISIONS = {"pixel_ok": "ok", "pixel_nok": "nok", "pixel_acc": "acc"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A value as shown, or why there is none."""
+    """A finished value, or why it is absent."""
 
     text: str | None
     why_absent: str | None = None
@@ -35,19 +35,19 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One block: its columns and what stands in them, row by row."""
+    """One block: its columns and rows."""
 
     kind: Kind
     subject: str
-    """What was trained or measured."""
+    """The detector, backbone, data set and suite."""
     columns: tuple[str, ...]
     rows: dict[str, tuple[Cell, ...]]
     notes: tuple[str, ...] = ()
-    """Which older records are not shown, and which detectors are where there are several."""
+    """Older records that are not shown, and each column's detector if there are several."""
 
     @property
     def title(self) -> str:
-        """Which block of what."""
+        """The kind and the subject."""
         return f"{self.kind.capitalize()} performance: {self.subject}"
 
 
@@ -58,25 +58,28 @@ def blocks(records: Iterable[Record]) -> tuple[Block, ...]:
         HarnessError: there are no records.
     """
     subjects: dict[str, list[Record]] = {}
-    for item in records:
-        suite = f" (suite {item.case.suite})" if item.case.suite else ""
-        name = f"{item.case.detector} {item.case.backbone} on {item.case.dataset}{suite}"
-        subjects.setdefault(name, []).append(item)
+    for record in records:
+        suite = f" (suite {record.case.suite})" if record.case.suite else ""
+        name = f"{record.case.detector} {record.case.backbone} on {record.case.dataset}{suite}"
+        subjects.setdefault(name, []).append(record)
     if not subjects:
         raise HarnessError("no records to show: bench something first")
     return tuple(block for name, members in subjects.items() for block in _three(name, members))
 
 
 def _three(name: str, members: Sequence[Record]) -> Iterable[Block]:
-    trained = {category: found[0] for category, found in newest(members).items()}
+    trained = {category: category_records[0] for category, category_records in newest(members).items()}
     by_category = [newest(group) for group in groups(members)]
-    measured = [{category: found[0] for category, found in of.items()} for of in by_category]
+    measured = [
+        {category: category_records[0] for category, category_records in categories.items()}
+        for categories in by_category
+    ]
     refitted = _refitted([trained, *measured])
     older = [
         (_kind(group), f"{_column(group)}: {category}: {line}")
-        for group, of in zip(measured, by_category, strict=True)
-        for category, found in of.items()
-        for line in hidden(found)
+        for group, categories in zip(measured, by_category, strict=True)
+        for category, category_records in categories.items()
+        for line in hidden(category_records)
     ]
     rows = _training_rows(name, trained)
     notes = (*(line for _, line in older), *refitted)
@@ -91,7 +94,10 @@ def _three(name: str, members: Sequence[Record]) -> Iterable[Block]:
             subject=name,
             columns=tuple(map(_column, columns)) or ("–",),
             rows=rows,
-            notes=(*(line for of, line in older if of == kind), *(refitted if columns else ())),
+            notes=(
+                *(line for categories, line in older if categories == kind),
+                *(refitted if columns else ()),
+            ),
         )
 
 
@@ -99,16 +105,16 @@ Group = Mapping[str, Record]
 
 
 def _refitted(shown: Sequence[Group]) -> tuple[str, ...]:
-    """One line for each category whose numbers are of several detectors: which column is of which."""
+    """Say for each category with several fitted detectors which column has which."""
     detectors: dict[str, dict[str, list[str]]] = {}
     for name, group in zip(["the training", *map(_column, shown[1:])], shown, strict=True):
-        for category, item in group.items():
-            detectors.setdefault(category, {}).setdefault(item.detector_sha256[:12], []).append(name)
+        for category, record in group.items():
+            detectors.setdefault(category, {}).setdefault(record.detector_sha256[:12], []).append(name)
     return tuple(
         f"{category} is of several detectors: "
-        + "; ".join(f"{detector} in {' and '.join(names)}" for detector, names in of.items())
-        for category, of in sorted(detectors.items())
-        if len(of) > 1
+        + "; ".join(f"{detector} in {' and '.join(names)}" for detector, names in columns.items())
+        for category, columns in sorted(detectors.items())
+        if len(columns) > 1
     )
 
 
@@ -131,8 +137,8 @@ def _column(group: Group) -> str:
 def _training_rows(name: str, ours: Group) -> dict[str, tuple[Cell, ...]]:
     no_fit = "the record does not say how the detector was fitted"
     no_training = "fitted without a training by gradient"
-    fits: dict[str, Any] = {category: item.fit for category, item in ours.items()}
-    trainings = {category: item.training for category, item in ours.items()}
+    fits: dict[str, Any] = {category: record.fit for category, record in ours.items()}
+    trainings = {category: record.training for category, record in ours.items()}
     cells = {
         "Model version": Cell(text=name),
         "Resource": _over(fits, lambda fit: _resource(fit.host), no_fit),
@@ -141,28 +147,28 @@ def _training_rows(name: str, ours: Group) -> dict[str, tuple[Cell, ...]]:
         "Dataset": _over(fits, lambda fit: fit.dataset, no_fit),
         "Training images": _over(fits, lambda fit: fit.images, no_fit),
         "Training parameters": _over(fits, _parameters, no_fit),
-        "Epochs": _over(trainings, lambda found: found.get("epochs"), no_training),
-        "Steps": _over(trainings, lambda found: found.get("steps"), no_training),
-        "First loss": _over(trainings, lambda found: found.get("first_loss"), no_training),
-        "Loss": _over(trainings, lambda found: found.get("last_loss"), no_training),
-        "Speed (ms/step)": _over(trainings, lambda found: found.get("step_ms"), no_training),
-        "Training time (s)": _over(trainings, lambda found: found.get("seconds"), no_training),
+        "Epochs": _over(trainings, lambda training: training.get("epochs"), no_training),
+        "Steps": _over(trainings, lambda training: training.get("steps"), no_training),
+        "First loss": _over(trainings, lambda training: training.get("first_loss"), no_training),
+        "Loss": _over(trainings, lambda training: training.get("last_loss"), no_training),
+        "Speed (ms/step)": _over(trainings, lambda training: training.get("step_ms"), no_training),
+        "Training time (s)": _over(trainings, lambda training: training.get("seconds"), no_training),
         "Total time of the fit (s)": _over(fits, lambda fit: fit.seconds, no_fit),
-        "Parameters (M)": _over(trainings, lambda found: _scaled(found.get("parameters")), no_training),
+        "Parameters (M)": _over(trainings, lambda training: _scaled(training.get("parameters")), no_training),
         "Checkpoint (MB)": _over(
-            trainings, lambda found: _scaled(found.get("checkpoint_bytes")), no_training
+            trainings, lambda training: _scaled(training.get("checkpoint_bytes")), no_training
         ),
     }
     return {label: (cell,) for label, cell in cells.items()}
 
 
 def _over(items: Mapping[str, Any], read: Callable[[Any], Any], why: str) -> Cell:
-    """One cell for all categories: the value where it is the same, else from the least to the largest.
+    """Return one cell for all categories: the common value, or the range.
 
-    `why` there is none when there is no item at all.
+    `why` explains the cell if no category has a source for it.
     """
-    there = [item for item in items.values() if item is not None]
-    values = [value for item in there if (value := read(item)) is not None]
+    there = [source for source in items.values() if source is not None]
+    values = [value for source in there if (value := read(source)) is not None]
     if not values:
         return Cell(text=None, why_absent="the record does not say" if there else why)
     few = f" ({len(values)} of {len(items)} categories)" if len(values) < len(items) else ""
@@ -174,9 +180,9 @@ def _over(items: Mapping[str, Any], read: Callable[[Any], Any], why: str) -> Cel
 
 
 def _parameters(fit: Any) -> str | None:
-    """The settings of a fit that are not on or as they come."""
-    given = {name: value for name, value in fit.settings.items() if value not in (None, False)}
-    return ", ".join(f"{name}={_text(value)}" for name, value in given.items()) or None
+    """List the settings of a fit that are neither unset nor off."""
+    settings = {name: value for name, value in fit.settings.items() if value not in (None, False)}
+    return ", ".join(f"{name}={_text(value)}" for name, value in settings.items()) or None
 
 
 def _scaled(count: int | None) -> float | None:
@@ -198,7 +204,7 @@ def _text(value: Any) -> str:
 def _measured_rows(name: str, columns: Sequence[Group], kind: Kind) -> dict[str, tuple[Cell, ...]]:
     unmeasured = "nothing was measured"
     measured = [
-        {category: item if item.status == "measured" else None for category, item in group.items()}
+        {category: record if record.status == "measured" else None for category, record in group.items()}
         for group in columns
     ]
 
@@ -208,43 +214,43 @@ def _measured_rows(name: str, columns: Sequence[Group], kind: Kind) -> dict[str,
     rows = {
         "Model version": tuple(Cell(text=name) for _ in columns),
         "Resource": row(_where),
-        "Date": row(lambda item: item.finished[:10]),
+        "Date": row(lambda record: record.finished[:10]),
         "Runtime": row(_runtime),
-        "Dataset": row(lambda item: item.case.dataset),
-        "batch_size": row(lambda item: item.case.batch_size),
+        "Dataset": row(lambda record: record.case.dataset),
+        "batch_size": row(lambda record: record.case.batch_size),
     }
     for category in sorted({category for group in columns for category in group}):
         rows[f"{category}_auc"] = tuple(_accuracy(group.get(category)) for group in columns)
     rows["Average"] = tuple(_average(group) for group in columns)
     if kind == "inference":
-        rows["Speed (ms per image, infer + head)"] = row(lambda item: _median(item, "infer_head"))
-        rows["Images per second, all stages"] = row(lambda item: item.images_per_second)
+        rows["Speed (ms per image, infer + head)"] = row(lambda record: _median(record, "infer_head"))
+        rows["Images per second, all stages"] = row(lambda record: record.images_per_second)
     return rows
 
 
-def _where(item: Record) -> str | None:
-    if item.device is None:
+def _where(record: Record) -> str | None:
+    if record.device is None:
         return None
-    mark = " (SIMULATED, not hardware)" if item.device.simulated else ""
-    return f"{item.device.device}{mark}; {_resource(item.host)}"
+    mark = " (SIMULATED, not hardware)" if record.device.simulated else ""
+    return f"{record.device.device}{mark}; {_resource(record.host)}"
 
 
-def _runtime(item: Record) -> str | None:
-    runtime = item.device.runtime.items() if item.device else ()
+def _runtime(record: Record) -> str | None:
+    runtime = record.device.runtime.items() if record.device else ()
     return ", ".join(f"{name} {version}" for name, version in runtime) or None
 
 
-def _median(item: Record, stage: str) -> float | None:
-    return item.latency_ms[stage].p50 if stage in item.latency_ms else None
+def _median(record: Record, stage: str) -> float | None:
+    return record.latency_ms[stage].p50 if stage in record.latency_ms else None
 
 
-def _accuracy(item: Record | None) -> Cell:
-    if item is None:
+def _accuracy(record: Record | None) -> Cell:
+    if record is None:
         return Cell(text=None, why_absent="no record of this category")
-    if item.status != "measured":
-        return Cell(text=None, why_absent=f"{item.status}: {item.reason}")
-    shown = _shown(item.metrics)
-    reasons = [f"{_AUCS[name]} {item.undefined[name]}" for name in _AUCS if name in item.undefined]
+    if record.status != "measured":
+        return Cell(text=None, why_absent=f"{record.status}: {record.reason}")
+    shown = _shown(record.metrics)
+    reasons = [f"{_AUCS[name]} {record.undefined[name]}" for name in _AUCS if name in record.undefined]
     return Cell(text=shown, why_absent="; ".join(reasons) or None)
 
 
@@ -254,10 +260,10 @@ def _shown(metrics: Mapping[str, float]) -> str | None:
 
 
 def _average(group: Group) -> Cell:
-    """Means over the categories that have a value, each saying over how many when not over all."""
+    """Return the means over the categories with a value; each says over how many if not over all."""
     parts = []
     for name, label in (_AUCS | _DECISIONS).items():
-        values = [item.metrics[name] for item in group.values() if name in item.metrics]
+        values = [record.metrics[name] for record in group.values() if name in record.metrics]
         if values:
             few = f" (of {len(values)})" if len(values) < len(group) else ""
             parts.append(f"{label}: {sum(values) / len(values):.4f}{few}")

@@ -1,6 +1,6 @@
-"""Accuracy against latency: every measured setting as a point, and the front of those that no other beats in both.
+"""Accuracy against latency: every measured setting is a point; the Pareto front holds those that no other dominates.
 
-Times of different devices or hosts are no settings' difference: each device of each host has a front of its own.
+Times from different devices or machines cannot be compared: each device of each machine has its own Pareto front.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from harness.errors import RecordError
 from harness.records.record import Record
-from harness.tables.grouping import Part, comparable, groups, newest
+from harness.tables.grouping import ComparableGroups, comparable_groups, groups, newest
 from harness.tables.pivot import values_of
 from harness.tables.summary import METRICS
 from harness.tables.table import ABSENT, Format, Grid, View
@@ -23,12 +23,12 @@ from harness.types import Case
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Records that differ in the category alone, as means over the categories of the front."""
+    """One setting: means over the shared categories."""
 
     case: Case
     """With an empty category."""
     where: str
-    """Device and host: on the front is what nothing measured on the same beats."""
+    """Device and machine; only points from the same place compete for the Pareto front."""
     accuracy: float | None
     milliseconds: float | None
     """Median time per image."""
@@ -36,7 +36,7 @@ class Point:
     """Largest over the categories."""
     on_front: bool = False
     left_out: str | None = None
-    """Why it cannot be on the front."""
+    """Why it cannot be on the Pareto front."""
 
     @property
     def name(self) -> str:
@@ -48,22 +48,22 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """All points of one data set, the same test images and one fit of every detector, the fastest first."""
+    """All points of one data set with the same test images and one fit of each detector, the fastest first."""
 
     dataset: str
     suite: str | None
     metric: str
     stage: str
     categories: tuple[str, ...]
-    """Over which the means are taken: those that every point has."""
+    """The categories that every point has: means are over these."""
     part: str | None
-    """Which test images or detectors, where the data set has points of other ones too."""
+    """Test images or detectors, if the data set has points with others too."""
     points: tuple[Point, ...]
     notes: tuple[str, ...]
 
     @property
     def title(self) -> str:
-        """What is shown, over what."""
+        """The metric, the latency stage, the data set and the categories."""
         suite = f" · suite {self.suite}" if self.suite else ""
         part = f" · {self.part}" if self.part else ""
         over = (
@@ -73,11 +73,11 @@ class Front:
 
     @property
     def explained(self) -> tuple[str, ...]:
-        """What to know of the points, wherever they are shown."""
+        """Notes that accompany the points in tables and pictures."""
         places = {point.where for point in self.points if point.left_out is None}
         several = len(places) > 1
-        of, other = (" of its device and host", "no other there") if several else ("", "no other")
-        legend = f"★ on the front{of}: {other} is as fast and as accurate and better in one of the two (unrounded values)"
+        scope, other = (" of its device and host", "no other there") if several else ("", "no other")
+        legend = f"★ on the front{scope}: {other} is as fast and as accurate and better in one of the two (unrounded values)"
         apart = f"{len(places)} devices or hosts, a front of each: times of one say nothing of a setting on another"
         reasons = dict.fromkeys(point.left_out for point in self.points if point.left_out)
         out = [
@@ -88,15 +88,15 @@ class Front:
 
 
 def front(records: Iterable[Record], metric: str, *, stage: str = "total") -> tuple[Front, ...]:
-    """One front per data set, test images and fit of each detector.
+    """Return one Pareto front for each data set, its test images and fits.
 
-    A point is on the front if no other of the same device and host is both as fast and as accurate and better in one
-    (Pareto). Simulators are shown and left out: their times are not the device's.
+    A point is on the Pareto front if no other from the same device and machine is as fast and as accurate, and better in
+    one. Simulators are shown but never on it: their times are not the device's.
 
     Args:
         records: The newest of every case.
         metric: One of `METRICS`.
-        stage: Whose median time.
+        stage: The latency stage of the median time.
 
     Raises:
         RecordError: a data set has no category that all its points have measured, or there are no records.
@@ -109,31 +109,48 @@ def front(records: Iterable[Record], metric: str, *, stage: str = "total") -> tu
     if not sets:
         raise RecordError("--front: there are no records: bench something first")
     shown = {metric, "p50"}
-    parts = [comparable(of, lambda item: shown <= values_of(item, stage).keys()) for of in sets.values()]
-    return tuple(_front(part, metric, stage) for of in parts for part in of)
+    separated = [
+        comparable_groups(members, lambda record: shown <= values_of(record, stage).keys())
+        for members in sets.values()
+    ]
+    return tuple(_front(together, metric, stage) for members in separated for together in members)
 
 
-def _front(part: Part, metric: str, stage: str) -> Front:
-    everything_found = [newest(group) for group in part.groups]
-    shown = [{category: found[0] for category, found in of.items()} for of in everything_found]
-    values = [{category: values_of(item, stage) for category, item in found.items()} for found in shown]
-    usable = [{name for name, of in found.items() if metric in of and "p50" in of} for found in values]
-    case = part.groups[0][0].case
-    everything = sorted(set().union(*(found.keys() for found in shown)))
-    categories = tuple(sorted(set.intersection(*(found for found in usable if found)))) if any(usable) else ()
+def _front(together: ComparableGroups, metric: str, stage: str) -> Front:
+    everything_found = [newest(group) for group in together.groups]
+    shown = [
+        {category: by_name[0] for category, by_name in measures.items()} for measures in everything_found
+    ]
+    values = [
+        {category: values_of(record, stage) for category, record in by_name.items()} for by_name in shown
+    ]
+    usable = [
+        {name for name, measures in by_name.items() if metric in measures and "p50" in measures}
+        for by_name in values
+    ]
+    case = together.groups[0][0].case
+    everything = sorted(set().union(*(by_name.keys() for by_name in shown)))
+    categories = (
+        tuple(sorted(set.intersection(*(by_name for by_name in usable if by_name)))) if any(usable) else ()
+    )
     if not categories:
         raise RecordError(
             f"--front {metric}: no category of {case.dataset} has {METRICS[metric]} and times in all its records: bench the "
             "same categories everywhere"
         )
-    hosts = sorted({(item.host.name, item.host.processor) for found in shown for item in found.values()})
-    points = [_point(found, of, metric, categories, hosts) for found, of in zip(shown, values, strict=True)]
-    left = [name for name in everything if name not in categories]
-    hidden = sum(len(found) - 1 for of in everything_found for found in of.values())
-    notes = [f"categories that not all have, left out: {', '.join(left)}"] if left else []
+    hosts = sorted(
+        {(record.host.name, record.host.processor) for by_name in shown for record in by_name.values()}
+    )
+    points = [
+        _point(by_name, measures, metric, categories, hosts)
+        for by_name, measures in zip(shown, values, strict=True)
+    ]
+    dropped = [name for name in everything if name not in categories]
+    hidden = sum(len(by_name) - 1 for measures in everything_found for by_name in measures.values())
+    notes = [f"categories that not all have, left out: {', '.join(dropped)}"] if dropped else []
     notes += [f"{hidden} older records of other detectors or data are not shown"] if hidden else []
     other = "points of other test images, or of another fit of a detector, have a front of their own"
-    notes += [f"{other}: nothing of one compares with the other"] if part.name else []
+    notes += [f"{other}: nothing of one compares with the other"] if together.name else []
     notes += [f"host {name}: {processor}" for name, processor in hosts]
     ranked = sorted(
         points, key=lambda point: (point.milliseconds is None, point.milliseconds or 0, point.name)
@@ -144,7 +161,7 @@ def _front(part: Part, metric: str, stage: str) -> Front:
         metric=metric,
         stage=stage,
         categories=categories,
-        part=part.name,
+        part=together.name,
         points=tuple(_marked(point, points) for point in ranked),
         notes=tuple(notes),
     )
@@ -158,31 +175,35 @@ def _point(
     hosts: Sequence[tuple[str, str]],
 ) -> Point:
     records = [shown[name] for name in categories if name in shown] or list(shown.values())
-    places = sorted({_place(item, hosts) for item in records})
-    found = [values[name] for name in categories if name in values]
-    complete = len(found) == len(categories) and all(metric in of and "p50" in of for of in found)
-    sizes = [of["model"] for of in found if "model" in of]
+    places = sorted({_place(record, hosts) for record in records})
+    measures = [values[name] for name in categories if name in values]
+    complete = len(measures) == len(categories) and all(
+        metric in measured and "p50" in measured for measured in measures
+    )
+    sizes = [measured["model"] for measured in measures if "model" in measured]
     left_out = None if complete else f"no {METRICS[metric]} or no times"
     if complete and len(places) > 1:
         left_out = "its categories are of several devices or hosts"
-    if any(item.device.simulated for item in records if item.device):
+    if any(record.device.simulated for record in records if record.device):
         left_out = "SIMULATED, not hardware"
     return Point(
         case=msgspec.structs.replace(records[0].case, category=""),
         where=", ".join(places),
-        accuracy=sum(of[metric] for of in found) / len(found) if complete else None,
-        milliseconds=sum(of["p50"] for of in found) / len(found) if complete and len(places) == 1 else None,
+        accuracy=sum(measured[metric] for measured in measures) / len(measures) if complete else None,
+        milliseconds=sum(measured["p50"] for measured in measures) / len(measures)
+        if complete and len(places) == 1
+        else None,
         model_mb=max(sizes) if sizes else None,
         left_out=left_out,
     )
 
 
-def _place(item: Record, hosts: Sequence[tuple[str, str]]) -> str:
-    """Device and host, this one with its processor where another has its name."""
-    device = item.device.device if item.device else "unknown"
-    name = item.host.name
+def _place(record: Record, hosts: Sequence[tuple[str, str]]) -> str:
+    """Return device and machine; the processor too if two machines share the name."""
+    device = record.device.device if record.device else "unknown"
+    name = record.host.name
     same = sum(other == name for other, _ in hosts)
-    return f"{device} on {name}" + (f" ({item.host.processor})" if same > 1 else "")
+    return f"{device} on {name}" + (f" ({record.host.processor})" if same > 1 else "")
 
 
 def _marked(point: Point, points: Sequence[Point]) -> Point:
@@ -212,19 +233,24 @@ def render(fronts: Sequence[Front], kind: Format) -> str:
         csv_header=["metric", "stage", "categories", "part", *settings, *values],
         csv_rows=[
             [
-                *(item.metric, item.stage, ";".join(item.categories), item.part or ""),
+                *(
+                    front_shown.metric,
+                    front_shown.stage,
+                    ";".join(front_shown.categories),
+                    front_shown.part or "",
+                ),
                 *(getattr(point.case, name) for name in settings),
                 *(getattr(point, name) for name in values),
             ]
-            for item in fronts
-            for point in item.points
+            for front_shown in fronts
+            for point in front_shown.points
         ],
         document={"fronts": msgspec.to_builtins(fronts)},
     )
     return render_view(view, kind)
 
 
-def _grid(item: Front) -> Grid:
+def _grid(front_shown: Front) -> Grid:
     header = (
         "",
         "detector",
@@ -232,7 +258,7 @@ def _grid(item: Front) -> Grid:
         "variant",
         "batch, threads",
         "device",
-        METRICS[item.metric],
+        METRICS[front_shown.metric],
         "p50 ms",
         "model MB",
     )
@@ -248,6 +274,8 @@ def _grid(item: Front) -> Grid:
             ABSENT if point.milliseconds is None else f"{point.milliseconds:.1f}",
             ABSENT if point.model_mb is None else f"{point.model_mb:.1f}",
         )
-        for point in item.points
+        for point in front_shown.points
     )
-    return Grid(title=item.title, header=header, rows=rows, notes=item.explained, numbers_from=6)
+    return Grid(
+        title=front_shown.title, header=header, rows=rows, notes=front_shown.explained, numbers_from=6
+    )

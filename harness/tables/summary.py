@@ -1,4 +1,4 @@
-"""Tables from records: one per detector, data set, backend and setting; one row per category, then the mean."""
+"""The summary: one table for each detector, data set, backend and setting; one row for each category, then the mean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DECISIONS = {
     "pixel_acc": "pixel acc",
     "pixel_auc_binary": "pixel AUC binary",
 }
-"""Columns of detectors that are judged by their decisions; other tables do without."""
+"""Columns that are shown only for detectors judged by their decisions."""
 LATENCIES = {"p50": "p50 ms", "p90": "p90 ms", "p99": "p99 ms"}
 _DEVICE = {
     "h2d": "h2d (copies to the device)",
@@ -29,32 +29,32 @@ _DEVICE = {
     "d2h": "d2h (copies from the device)",
 }
 TITLES = METRICS | DECISIONS | LATENCIES | {"images_per_second": "images/s"}
-"""Every column that a table may have."""
+"""All possible columns and their titles."""
 TIMES = (*LATENCIES, "images_per_second")
-"""What is of a device and a host, and has no mean over several of them."""
+"""Columns that depend on device and machine: they have no mean over several of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One category; a value that is missing is explained in `note`."""
+    """One category; `note` explains missing values."""
 
     category: str
     status: str
     device: str | None
     host: str
-    """Name and processor."""
+    """The machine's name and processor."""
     values: dict[str, float]
     note: str | None
 
     @property
     def place(self) -> str:
-        """Device and host."""
+        """Device and machine."""
         return f"{self.device or 'unknown'} on {self.host}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """The rows of one group of records that differ in the category alone."""
+    """The rows of records that differ only in their category."""
 
     detector: str
     backbone: str
@@ -69,43 +69,43 @@ class Table:
     suite: str | None
     source: str | None
     stage: str
-    """Which stage the latencies are of."""
+    """The latency stage."""
     weights: str
     device: str | None
-    """Of all rows, as are the hosts."""
+    """The devices of all rows."""
     host: str
     simulated: bool
     rows: tuple[Row, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the values that this table shows."""
+        """Names of the shown columns."""
         there = {name for row in self.rows for name in row.values}
         return (*METRICS, *(name for name in DECISIONS if name in there), *LATENCIES, "images_per_second")
 
     @property
     def places(self) -> frozenset[str]:
-        """Devices and hosts of the rows that have values."""
+        """Devices and machines of the rows that have values."""
         return frozenset(row.place for row in self.rows if row.values)
 
     def means(self) -> dict[str, tuple[float, int]]:
-        """Column → mean over the rows that have a value, and how many those are; times of several places have none."""
-        found = {}
+        """Map each column to its mean and the number of rows with a value; times from several places have no mean."""
+        means = {}
         for name in self.columns:
             rows = [row for row in self.rows if name in row.values]
             if rows and (name not in TIMES or len({row.place for row in rows}) == 1):
-                found[name] = (mean(name, [row.values[name] for row in rows]), len(rows))
-        return found
+                means[name] = (mean(name, [row.values[name] for row in rows]), len(rows))
+        return means
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why a mean is missing."""
+        """Why a mean is absent."""
         missing = {name for row in self.rows for name in row.values} - self.means().keys()
         return ("no mean of times: they are of several devices or hosts",) if missing else ()
 
     @property
     def title(self) -> str:
-        """What was measured, on what."""
+        """The detector, data set, backend and variant."""
         mark = " (SIMULATED, not hardware)" if self.simulated else ""
         suite = f" · suite {self.suite}" if self.suite else ""
         source = f" ({self.source})" if self.source else ""
@@ -114,7 +114,7 @@ class Table:
 
     @property
     def setting(self) -> str:
-        """Under which settings; hosts where there are several, warm-up and masks where they are not the usual ones."""
+        """The settings: machines if there are several, warm-up and masks if they are not the defaults."""
         device = f"device {self.device} · " if self.device else ""
         hosts = f"hosts {self.host} · " if len({row.host for row in self.rows}) > 1 else ""
         stages = {**_DEVICE, "total": "decode + preprocess + infer + head", "infer_head": "infer + head"}
@@ -123,13 +123,13 @@ class Table:
         )
 
 
-def unusual(of: Table | Case) -> list[str]:
-    """Warm-up and masks where they are not the usual ones."""
+def unusual(settings: Table | Case) -> list[str]:
+    """Return warm-up and mask settings that are not the defaults."""
     usual = {field.name: field.default for field in msgspec.structs.fields(Case)}
     return [
-        f"{name.replace('_', ' ')} {getattr(of, name)}"
+        f"{name.replace('_', ' ')} {getattr(settings, name)}"
         for name in ("warmup", "mask_threshold", "mask_resize")
-        if getattr(of, name) != usual[name]
+        if getattr(settings, name) != usual[name]
     ]
 
 
@@ -139,11 +139,14 @@ def tables(records: Iterable[Record], *, stage: str = "total") -> tuple[Table, .
 
 
 def table(group: Sequence[Record], stage: str = "total") -> Table:
-    """One group as a table."""
+    """Return the table of one group."""
     case = group[0].case
-    found = newest(group)
-    shown = [of[0] for of in found.values()]
-    rows = tuple(_row(of[0], stage, hidden(of)) for of in found.values())
+    by_category = newest(group)
+    shown = [category_records[0] for category_records in by_category.values()]
+    rows = tuple(
+        _row(category_records[0], stage, hidden(category_records))
+        for category_records in by_category.values()
+    )
     return Table(
         detector=case.detector,
         backbone=case.backbone,
@@ -158,50 +161,52 @@ def table(group: Sequence[Record], stage: str = "total") -> Table:
         suite=case.suite,
         source=case.source,
         stage=stage,
-        weights=", ".join(sorted({item.weights.source for item in shown})),
+        weights=", ".join(sorted({record.weights.source for record in shown})),
         device=", ".join(sorted({row.device for row in rows if row.device})) or None,
         host=", ".join(sorted({row.host for row in rows})),
-        simulated=any(item.device.simulated for item in shown if item.device),
+        simulated=any(record.device.simulated for record in shown if record.device),
         rows=rows,
     )
 
 
-def _row(item: Record, stage: str, notes: tuple[str, ...]) -> Row:
-    values = {name: item.metrics[name] for name in (*METRICS, *DECISIONS) if name in item.metrics}
-    if stage in item.latency_ms:
-        values |= {name: getattr(item.latency_ms[stage], name) for name in LATENCIES}
-    if item.images_per_second is not None:
-        values["images_per_second"] = item.images_per_second
-    reasons = [] if item.status == "measured" else [f"{item.status}: {item.reason}"]
-    if item.latency_ms and stage not in item.latency_ms:
-        reasons.append(_why_untimed(item, stage))
-    for why in dict.fromkeys(item.undefined.values()):
-        names = [TITLES.get(name, name) for name, reason in item.undefined.items() if reason == why]
+def _row(record: Record, stage: str, notes: tuple[str, ...]) -> Row:
+    values = {name: record.metrics[name] for name in (*METRICS, *DECISIONS) if name in record.metrics}
+    if stage in record.latency_ms:
+        values |= {name: getattr(record.latency_ms[stage], name) for name in LATENCIES}
+    if record.images_per_second is not None:
+        values["images_per_second"] = record.images_per_second
+    reasons = [] if record.status == "measured" else [f"{record.status}: {record.reason}"]
+    if record.latency_ms and stage not in record.latency_ms:
+        reasons.append(_why_untimed(record, stage))
+    for why in dict.fromkeys(record.undefined.values()):
+        names = [TITLES.get(name, name) for name, reason in record.undefined.items() if reason == why]
         reasons.append(f"{', '.join(names)} undefined: {why}")
-    if item.data and item.data.masks_cut:
+    if record.data and record.data.masks_cut:
         reasons.append(
-            f"the crop cuts {item.data.masks_cut} of {item.data.defective} masks and empties {item.data.masks_emptied}"
+            f"the crop cuts {record.data.masks_cut} of {record.data.defective} masks and empties {record.data.masks_emptied}"
         )
-    elif item.data and item.data.masks_emptied:
-        reasons.append(f"resizing empties {item.data.masks_emptied} of {item.data.defective} masks")
+    elif record.data and record.data.masks_emptied:
+        reasons.append(f"resizing empties {record.data.masks_emptied} of {record.data.defective} masks")
     return Row(
-        category=item.case.category,
-        status=item.status,
-        device=item.device.described if item.device else None,
-        host=host_of(item),
+        category=record.case.category,
+        status=record.status,
+        device=record.device.described if record.device else None,
+        host=host_of(record),
         values=values,
         note="; ".join([*reasons, *notes]) or None,
     )
 
 
-def _why_untimed(item: Record, stage: str) -> str:
-    """Why a measured record has no times of a stage."""
-    if stage in DEVICE_STAGES and "infer" in item.latency_ms:
-        return f"no times of {stage}: {item.case.backend} does not give them"
-    took = "outputs" if item.source and item.source.outputs_sha256 else "inputs"
-    said = item.source.reported_ms.get(stage, {}) if item.source else {}
-    reported = ", ".join(f"{name} {value:.4g}" for name, value in said.items())
-    more = f"; {item.source.made_by} reports, in ms per run: {reported}" if item.source and reported else ""
+def _why_untimed(record: Record, stage: str) -> str:
+    """Say why a measured record has no times of a latency stage."""
+    if stage in DEVICE_STAGES and "infer" in record.latency_ms:
+        return f"no times of {stage}: {record.case.backend} does not give them"
+    took = "outputs" if record.source and record.source.outputs_sha256 else "inputs"
+    reported_ms = record.source.reported_ms.get(stage, {}) if record.source else {}
+    reported = ", ".join(f"{name} {value:.4g}" for name, value in reported_ms.items())
+    more = (
+        f"; {record.source.made_by} reports, in ms per run: {reported}" if record.source and reported else ""
+    )
     return f"no times of {stage}: not measured here, its {took} came from files{more}"
 
 

@@ -1,4 +1,4 @@
-"""What tuning found, as rows from records: what each setting costs and gives, and the front of those no other beats."""
+"""The table of `tune`: the accuracy and cost of each setting, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _METRICS = ("image_auroc", "pixel_auroc", "aupro")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One setting on one backend; what is `None` was not measured."""
+    """One setting on one backend; `None` means not measured."""
 
     settings: str
     backend: str | None
-    """`None` for a setting that was not made, or not measured by itself."""
+    """`None` for a setting that was not exported or not measured by itself."""
     variant: str
     difference: float | None = None
     """Largest difference of an image score from float32's, as a share of the range of float32's scores; none without one."""
@@ -54,65 +54,73 @@ class Row:
     model_bytes: int | None = None
     on_front: bool = False
     note: str | None = None
-    """Why it is not measured, or cannot be on the front."""
+    """Why it is not measured or cannot be on the Pareto front."""
 
 
 def rows(tuned: Tuned) -> tuple[Row, ...]:
-    """One row per trial and backend that opened it, those on the front marked.
+    """Return one row for each setting and backend that opened it; rows on the Pareto front are marked.
 
-    On the front is what no other is as near to float32 and as fast as, and better in one (Pareto). Nearness is agreement with
-    float32, for which no label is read. Simulators are left out: their times are not the device's.
+    A row is on the Pareto front if no other is as near to float32 and as fast, and better in one. Nearness reads no
+    labels. Simulators are left out: their times are not the device's.
     """
     measured: dict[tuple[str, str], list[Record]] = {}
-    for item in (item for records in tuned.rounds for item in records):
-        measured.setdefault((item.case.variant, item.case.backend), []).append(item)
+    for record in (record for records in tuned.rounds for record in records):
+        measured.setdefault((record.case.variant, record.case.backend), []).append(record)
     float32 = tuned.trials[0].variant
-    usual = {backend: of for (variant, backend), of in measured.items() if variant == float32}
-    found: list[Row] = []
+    usual = {
+        backend: records_of_backend
+        for (variant, backend), records_of_backend in measured.items()
+        if variant == float32
+    }
+    unmarked: list[Row] = []
     for trial in tuned.trials:
-        cases = [(backend, of) for (variant, backend), of in measured.items() if variant == trial.variant]
+        cases = [
+            (backend, records_of_backend)
+            for (variant, backend), records_of_backend in measured.items()
+            if variant == trial.variant
+        ]
         if trial.refused is not None or not cases:
             same = trial.same_as and f"the same file as {trial.same_as}"
             note = trial.refused or same or "no backend opened it"
             variant = ABSENT if trial.refused is not None else trial.variant
-            found.append(Row(settings=trial.settings, backend=None, variant=variant, note=note))
-        for backend, of in cases:
+            unmarked.append(Row(settings=trial.settings, backend=None, variant=variant, note=note))
+        for backend, records_of_backend in cases:
             reference = usual.get(backend) or next(iter(usual.values()))
-            row = _row(trial.settings, of, reference)
-            ratio = None if row.milliseconds is None else _ratio(of, usual.get(backend))
-            found.append(dataclasses.replace(row, ratio=ratio))
+            row = _row(trial.settings, records_of_backend, reference)
+            ratio = None if row.milliseconds is None else _ratio(records_of_backend, usual.get(backend))
+            unmarked.append(dataclasses.replace(row, ratio=ratio))
     return tuple(
         dataclasses.replace(
             row,
             on_front=row.note is None
-            and not any(_beats(other, row) for other in found if other.backend == row.backend),
+            and not any(_beats(other, row) for other in unmarked if other.backend == row.backend),
         )
-        for row in found
+        for row in unmarked
     )
 
 
 def _row(settings: str, records: Sequence[Record], reference: Sequence[Record]) -> Row:
     case = records[0].case
-    failed = [item for item in (*records, *reference) if item.status != "measured"]
+    failed = [record for record in (*records, *reference) if record.status != "measured"]
     if failed:
         why = f"{failed[0].case.variant} {failed[0].status}: {failed[0].reason}"
         return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
-    hosts = sorted({f"{item.host.name} ({item.host.processor})" for item in (*records, *reference)})
+    hosts = sorted({f"{record.host.name} ({record.host.processor})" for record in (*records, *reference)})
     if len(hosts) > 1:  # the folder was carried from one to the other
         why = f"it and float32 were measured on several hosts, {', '.join(hosts)}: tune into another folder"
         return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
     here, usual = records[0], reference[0]
-    for of, first in ((records, here), (reference, usual)):
-        if any(_scores(item) != _scores(first) for item in of):
+    for compared, first in ((records, here), (reference, usual)):
+        if any(_scores(record) != _scores(first) for record in compared):
             why = f"the scores of {first.case.variant} differ from round to round: there is no one difference"
             return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
-    scores, before = (np.array([image.score for image in item.images]) for item in (here, usual))
+    scores, before = (np.array([image.score for image in record.images]) for record in (here, usual))
     simulated = here.device is not None and here.device.simulated
     scale = float(np.ptp(before))
     notes = ["SIMULATED, not hardware"] if simulated else []
     notes += [] if scale else ["float32's scores are all equal, so there is no scale"]
     decided = flipped(usual, here)
-    peaks = [item.peak_memory_bytes for item in records if item.peak_memory_bytes is not None]
+    peaks = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
     return Row(
         settings=settings,
         backend=case.runner,
@@ -127,13 +135,13 @@ def _row(settings: str, records: Sequence[Record], reference: Sequence[Record]) 
     )
 
 
-def _scores(item: Record) -> list[tuple[str, float]]:
-    return [(image.name, image.score) for image in item.images]
+def _scores(record: Record) -> list[tuple[str, float]]:
+    return [(image.name, image.score) for image in record.images]
 
 
 def _milliseconds(records: Sequence[Record]) -> float | None:
-    found = [item.latency_ms["infer"].p50 for item in records if "infer" in item.latency_ms]
-    return min(found, default=None)
+    medians = [record.latency_ms["infer"].p50 for record in records if "infer" in record.latency_ms]
+    return min(medians, default=None)
 
 
 def _ratio(records: Sequence[Record], reference: Sequence[Record] | None) -> float | None:
@@ -149,30 +157,30 @@ def _beats(other: Row, row: Row) -> bool:
     return dominates((other.difference, other.milliseconds), (row.difference, row.milliseconds))
 
 
-def complete(found: Sequence[Row]) -> bool:
-    """Whether every row that a backend opened has its numbers, and one but float32's is among them."""
-    opened = [row for row in found if row.backend is not None]
+def complete(table_rows: Sequence[Row]) -> bool:
+    """Whether every row that a backend opened has its numbers, and a variant other than float32 was opened."""
+    opened = [row for row in table_rows if row.backend is not None]
     return all(row.difference is not None for row in opened) and any(
-        row.variant != found[0].variant for row in opened
+        row.variant != table_rows[0].variant for row in opened
     )
 
 
-def document(tuned: Tuned, found: Sequence[Row]) -> dict[str, Any]:
-    """All rows as one JSON document."""
-    return {"rows": msgspec.to_builtins(found), "records": [str(path) for path in tuned.records]}
+def document(tuned: Tuned, table_rows: Sequence[Row]) -> dict[str, Any]:
+    """Return all rows as one JSON document."""
+    return {"rows": msgspec.to_builtins(table_rows), "records": [str(path) for path in tuned.records]}
 
 
-def lines(found: Sequence[Row], *, rounds: int, records: Path) -> list[str]:
-    """The rows as a table for each backend, and what to make of them."""
+def lines(table_rows: Sequence[Row], *, rounds: int, records: Path) -> list[str]:
+    """Return a table for each backend, then notes and the legend."""
     tables: dict[str | None, list[tuple[str, ...]]] = {}
-    for row in found:
+    for row in table_rows:
         tables.setdefault(row.backend, []).append(_cells(row))
     shown: list[str] = []
     for backend, body in tables.items():
         title = "not made, or not measured" if backend is None else backend
         grid = Grid(title=title, header=_HEADER, rows=tuple(body), numbers_from=3)
         shown += text(grid, "terminal").splitlines()
-    notes = dict.fromkeys(f"{row.settings}: {row.note}" for row in found if row.note)
+    notes = dict.fromkeys(f"{row.settings}: {row.note}" for row in table_rows if row.note)
     return [
         *shown,
         *notes,

@@ -68,7 +68,7 @@ def ours(
 
 
 def only(records: list[Record], given: Published) -> Comparison:
-    (made,) = tables.compare(records, given).made
+    (made,) = tables.compare(records, given).compared
     return made
 
 
@@ -369,7 +369,7 @@ def test_nothing_to_compare_is_said_with_the_reason(
 def test_a_category_nobody_published_is_said_beside_those_compared(results: Results) -> None:
     records = [ours(results), ours(results, "weave", case={"dataset": "synthetic"})]
     found = tables.compare(records, literature(row("bottle", 0.8)))
-    assert len(found.made) == 1
+    assert len(found.compared) == 1
     assert [reason.partition(": ")[2] for reason in found.reasons] == [
         "published for padim are bottle categories, the records are of weave"
     ]
@@ -398,7 +398,7 @@ def test_the_newest_record_of_a_category_is_compared(results: Results) -> None:
 
 def test_suites_and_settings_are_compared_apart(results: Results) -> None:
     records = [ours(results), ours(results, case={"suite": "padim"})]
-    made = tables.compare(records, literature(row("bottle", 0.8))).made
+    made = tables.compare(records, literature(row("bottle", 0.8))).compared
     assert [item.table.suite for item in made] == [None, "padim"]
 
 
@@ -478,7 +478,7 @@ def test_json_holds_everything(results: Results) -> None:
 
 
 def test_a_bottle_of_padim_meets_the_model_zoo_and_anomalib(results: Results) -> None:
-    made = tables.compare([ours(results)]).made
+    made = tables.compare([ours(results)]).compared
     lines: dict[str, list[Line]] = {item.source.name: list(item.lines) for item in made}
     assert set(lines) == {"seed 000", "anomalib README"}
     assert ("ascend910", "image_auroc", 0.998) in [(x.device, x.metric, x.theirs) for x in lines["seed 000"]]
