@@ -7,9 +7,10 @@ variants and cases are not made or measured again.
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -102,32 +103,39 @@ def tune(
     for trial in trials:
         if trial.same_as is not None:
             say(f"{trial.settings}: the same file as {trial.same_as}, not measured again")
-    ids = [trial.variant for trial in trials if trial.refused is None and trial.same_as is None]
-    format_of = {variant.id: variant.format for variant in artifact.read(copy.path).manifest.variants}
-    folders = [request.to / "records" / f"round-{index + 1}" for index in range(request.rounds)]
+    folders = tuple(request.to / "records" / f"round-{number + 1}" for number in range(request.rounds))
     rounds = []
-    for index, folder in enumerate(folders):
-        say(f"round {index + 1} of {request.rounds}")
-        records: list[Record] = []
-        for backend, formats in opened.items():
-            variants = tuple(id_ for id_ in ids if format_of[id_] in formats)
-            if not variants:
-                continue  # atc compiled none of them
-            cases = plan.plan(
+    for number, folder in enumerate(folders):
+        say(f"round {number + 1} of {request.rounds}")
+        cases = _cases(copy, trials, request, folder)
+        timeout = request.options.timeout
+        records = [plan.run(part, timeout=timeout, report=report, progress=progress) for part in cases]
+        rounds.append(tuple(itertools.chain.from_iterable(records)))
+    return Tuned(trials=trials, rounds=tuple(rounds), records=folders)
+
+
+def _cases(
+    copy: Artifact, trials: Sequence[Trial], request: TuneRequest, folder: Path
+) -> Iterator[plan.Plan]:
+    """For each backend the cases of one round: all distinct variants that it opens."""
+    distinct = [trial for trial in trials if trial.refused is None and trial.same_as is None]
+    copy = artifact.read(copy.path)  # with the new variants
+    variants = [copy.variant_named(trial.variant) for trial in distinct]
+    for backend in request.backends:
+        formats = registry.backend(backend).formats
+        ids = tuple(variant.id for variant in variants if variant.format in formats)
+        if ids:  # none if atc compiled nothing for it
+            yield plan.plan(
                 plan.BenchRequest(
                     artifacts=(copy.path,),
                     data=request.data,
                     categories=(),
                     backends=(backend,),
-                    variants=variants,
+                    variants=ids,
                     out=folder,
                     options=request.options,
                 )
             )
-            timeout = request.options.timeout
-            records += plan.run(cases, timeout=timeout, report=report, progress=progress)
-        rounds.append(tuple(records))
-    return Tuned(trials=trials, rounds=tuple(rounds), records=tuple(folders))
 
 
 def _copy(original: Artifact, category: Category, request: TuneRequest) -> Artifact:
