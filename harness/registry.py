@@ -89,12 +89,6 @@ STAGES = {
     "lower_precision": "exporters.quantize.export:export",
     "precision_groups": "exporters.quantize.export:groups",
     "play": "backends.replay:play",
-    "blame_side": "harness.blame.nodes.side:side",
-    "blame_rows": "harness.blame.nodes.side:rows",
-    "blame_chosen": "harness.blame.nodes.side:chosen",
-    "blame_nodes": "harness.blame.nodes.find:blame",
-    "blame_request": "harness.blame.nodes.prepare:PrepareRequest",
-    "blame_prepare": "harness.blame.nodes.prepare:prepare",
     "blame_rerun": "harness.blame.nodes.reproducer:rerun",
 }
 OUR_PACKAGES = ("backends", "exporters")

@@ -120,6 +120,8 @@ def _add_tolerance(parser: Parser) -> None:
 
 def _nodes(options: argparse.Namespace) -> int:
     """Name the first node at which the two sides differ."""
+    from harness.blame import nodes
+
     artifact, category = _subject(options.artifact, options.data)
     variant = _variant(artifact, options.variant)
     other = variant if options.other_variant is None else _variant(artifact, options.other_variant)
@@ -131,8 +133,8 @@ def _nodes(options: argparse.Namespace) -> int:
             "nothing to compare with: name --other BACKEND, --other-variant ID or --other-model FILE.onnx"
         )
     blamed = _blame_nodes(
-        _side(artifact, variant, options.reference),
-        _side(artifact, other, options.other or options.reference, options.other_model),
+        nodes.side(artifact, variant, options.reference),
+        nodes.side(artifact, other, options.other or options.reference, model=options.other_model),
         _samples(category, options.image, options.images),
         tolerance=options.tolerance,
         to=options.to,
@@ -143,18 +145,18 @@ def _nodes(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     """Write truncated models for a board."""
-    from harness.blame import cuts
+    from harness.blame import cuts, nodes
 
     artifact, category = _subject(options.artifact, options.data)
-    request = _node_search("request")(
-        side=_side(artifact, _variant(artifact, options.variant), options.reference),
+    request = nodes.PrepareRequest(
+        side=nodes.side(artifact, _variant(artifact, options.variant), options.reference),
         category=category,
         to=options.to,
         cuts=options.cuts,
         images=options.images,
         between=None if options.between is None else tuple(options.between),
     )
-    index = _node_search("prepare")(request)
+    index = nodes.prepare(request)
     lines = [f"{number:02} {cut.tensor} ({cut.operator})" for number, cut in enumerate(index.cuts)]
     lines.append(
         f"{options.to}: {len(index.cuts)} cuts, {len(index.images)} images; next, on the board: export "
@@ -222,6 +224,7 @@ def of_report(options: argparse.Namespace, report: ParityReport) -> tuple[dict[s
 def _node_of_pair(options: argparse.Namespace, pair: PairReport, blamed: StageBlame) -> NodeBlame | str:
     """The blamed node, or why there is none."""
     from harness import datasets
+    from harness.blame import nodes
     from harness.detector import artifact
 
     if pair.reason is not None or blamed.stage not in (None, "outputs"):
@@ -238,8 +241,8 @@ def _node_of_pair(options: argparse.Namespace, pair: PairReport, blamed: StageBl
         return f"the graphs are {' and '.join(formats)}: see python -m harness blame prepare"
     name = f"{blamed.category}-{cases[1].backend}-{cases[1].variant}"
     return _blame_nodes(
-        _side(detector, variants[0], cases[0].backend),
-        _side(detector, variants[1], cases[1].backend),
+        nodes.side(detector, variants[0], cases[0].backend),
+        nodes.side(detector, variants[1], cases[1].backend),
         _samples(
             datasets.load_category(options.data, blamed.category),
             None if blamed.image is None else [blamed.image],
@@ -253,27 +256,13 @@ def _node_of_pair(options: argparse.Namespace, pair: PairReport, blamed: StageBl
 def _blame_nodes(
     reference: Side, other: Side, samples: Sequence[Sample], *, tolerance: float | None, to: Path | None
 ) -> NodeBlame:
-    from harness.blame import outputs
+    from harness.blame import nodes, outputs
 
     if reference.variant.input_stage != other.variant.input_stage:
         raise UsageError("the two variants take different inputs: one of them normalises in its graph")
     allowed = outputs.tolerance_of(other.variant.precision) if tolerance is None else tolerance
     outputs.require_tolerance(allowed)
-    rows = _node_search("rows")(reference, samples)
-    blamed: NodeBlame = _node_search("nodes")(reference, other, rows, tolerance=allowed, to=to)
-    return blamed
-
-
-def _side(artifact: Artifact, variant: Variant, backend: str, model: Path | None = None) -> Side:
-    side: Side = _node_search("side")(artifact, variant, backend, model=model)
-    return side
-
-
-def _node_search(name: str) -> Any:
-    """A function of `harness.blame.nodes`, which needs onnx."""
-    from harness import registry
-
-    return registry.resolve("stage", f"blame_{name}", registry.STAGES)
+    return nodes.blame(reference, other, nodes.rows(reference, samples), tolerance=allowed, to=to)
 
 
 def _subject(path: Path, data: Path) -> tuple[Artifact, Category]:
@@ -294,8 +283,9 @@ def _variant(artifact: Artifact, id_: str | None) -> Variant:
 def _samples(category: Category, names: Sequence[str] | None, count: int | None) -> Sequence[Sample]:
     """The named test images, else `count` evenly spread ones, else all."""
     if not names:
-        spread: Sequence[Sample] = _node_search("chosen")(category.test, count or len(category.test))
-        return spread
+        from harness.blame import nodes
+
+        return nodes.chosen(category.test, count or len(category.test))
     samples = {sample.name: sample for sample in category.test}
     for name in names:
         if name not in samples:
