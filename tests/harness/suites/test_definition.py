@@ -85,21 +85,21 @@ zipper      layer2 256 224 0.01"""
 
 def test_patchcore_has_the_settings_of_the_910_category_by_category() -> None:
     suite = suites.read(suites.find("patchcore"))
-    found = []
+    lines = []
     for category in suite.categories:
-        made = suite.settings_for(category)
-        assert isinstance(made, Patchcore)
-        (layer,) = made.layers
-        found.append(f"{category:<12}{layer} {made.resize} {made.crop} {made.coreset:g}")
-        assert (made.score, made.interpolation, made.projection) == ("top10", "area", 128)
-    assert "\n".join(found) == SDK
+        settings = suite.settings_for(category)
+        assert isinstance(settings, Patchcore)
+        (layer,) = settings.layers
+        lines.append(f"{category:<12}{layer} {settings.resize} {settings.crop} {settings.coreset:g}")
+        assert (settings.score, settings.interpolation, settings.projection) == ("top10", "area", 128)
+    assert "\n".join(lines) == SDK
     assert (suite.backbone, suite.mask_resize) == ("wide_resnet101_2", "area_truncated")
 
 
 def test_padim_has_the_draw_and_the_resize_of_the_model_zoo() -> None:
     suite = suites.read(suites.find("padim"))
-    made = suite.settings_for("bottle")
-    assert made == Padim(
+    settings = suite.settings_for("bottle")
+    assert settings == Padim(
         resize=256, crop=224, interpolation="pil_lanczos", protocol="seed", channels=550, draw="modelzoo"
     )
     assert (suite.backbone, suite.mask_resize, suite.mask_threshold) == ("wide_resnet50_2", "nearest", 127)
@@ -229,7 +229,7 @@ def test_a_suite_in_object_storage_is_refused() -> None:
 def test_the_help_of_reproduce_names_every_suite() -> None:
     from harness.cli import parser
 
-    action: Any = next(item for item in parser()._actions if item.dest == "==SUPPRESS==" or item.choices)
+    action: Any = next(name for name in parser()._actions if name.dest == "==SUPPRESS==" or name.choices)
     shown = " ".join(action.choices["reproduce"].format_help().split())
     for name in suites.names():
         assert name in shown

@@ -28,9 +28,9 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(storage.shipped("published"), tmp_path / "published"))
 
 
-def values(tables: Published, **wanted: str) -> dict[str, float]:
+def values(tables: Published, **expected: str) -> dict[str, float]:
     """Category → value of the rows that are as wanted."""
-    rows = [row for row in tables.rows if all(getattr(row, name) == text for name, text in wanted.items())]
+    rows = [row for row in tables.rows if all(getattr(row, name) == text for name, text in expected.items())]
     assert len({row.category for row in rows}) == len(rows), "the question is about several tables"
     return {row.category: row.value for row in rows}
 
@@ -56,8 +56,8 @@ def test_every_row_of_the_reference_is_there_to_the_letter() -> None:
 def test_the_counts_of_images_add_up_to_those_of_mvtec(tables: Published) -> None:
     counts = tables.datasets["mvtec_ad"].values()
     assert len(counts) == 15
-    assert sum(item.train for item in counts) == 3629
-    assert sum(item.good + item.defective for item in counts) == 1725
+    assert sum(source.train for source in counts) == 3629
+    assert sum(source.good + source.defective for source in counts) == 1725
 
 
 def test_the_310_table_of_padim_is_the_910_table(tables: Published) -> None:
@@ -80,7 +80,7 @@ def test_the_headline_of_seed_001_is_the_mean_of_the_top_10_scores(tables: Publi
     )
     singles = [value for category, value in of_310.items() if category != "mean"]
     assert headline == of_310["mean"] == pytest.approx(sum(singles) / 15, abs=5e-5)
-    (source,) = (item for item in tables.sources if item.name == "seed 001")
+    (source,) = (source for source in tables.sources if source.name == "seed 001")
     assert source.metrics == {"image_auroc": "image_auroc_top10"}
 
 
@@ -108,7 +108,7 @@ def test_the_latencies_of_the_310_end_at_toothbrush(tables: Published) -> None:
 
 
 def test_settings_come_from_the_suite_of_the_source(tables: Published) -> None:
-    (source,) = (item for item in tables.sources if item.name == "seed 001")
+    (source,) = (source for source in tables.sources if source.name == "seed 001")
     assert source.settings_for("cable")["layers"] == ["layer3"]
     assert source.settings_for("cable")["crop"] == 320
     assert source.settings_for("bottle")["crop"] == 224
@@ -116,10 +116,10 @@ def test_settings_come_from_the_suite_of_the_source(tables: Published) -> None:
 
 
 def test_settings_without_a_suite_are_those_the_source_states(tables: Published) -> None:
-    (source,) = (item for item in tables.sources if item.name.startswith("mindspore models SSIM-AE"))
+    (source,) = (source for source in tables.sources if source.name.startswith("mindspore models SSIM-AE"))
     assert source.settings_for("grid")["weight_decay"] == 1e-4
     assert source.settings_for("cable")["weight_decay"] == 1e-5
-    (silent,) = (item for item in tables.sources if item.name == "anomalib README")
+    (silent,) = (source for source in tables.sources if source.name == "anomalib README")
     assert silent.settings_for("bottle") == {}
 
 

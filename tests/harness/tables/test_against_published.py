@@ -33,14 +33,14 @@ METRICS = {"image_auroc": 0.9, "pixel_auroc": 0.75, "image_f1_max": 0.5}
 
 
 def row(category: str, value: float, metric: str = "image_auroc", **changes: str) -> Row:
-    given = {
+    fields = {
         "source": "paper",
         "model": "padim",
         "backbone": "resnet18",
         "device": "ascend910",
         "dataset": "set",
     }
-    return Row(category=category, metric=metric, value=value, **{**given, **changes})
+    return Row(category=category, metric=metric, value=value, **{**fields, **changes})
 
 
 def literature(*rows: Row, source: Source = SOURCE, **changes: Any) -> Published:
@@ -49,41 +49,43 @@ def literature(*rows: Row, source: Source = SOURCE, **changes: Any) -> Published
     )
 
 
-def fit_of(detector: str, **given: Any) -> Fit:
-    made = settings(detector, {"resize": 256, **given})
-    return Fit(dataset="mvtec", images=18, settings=msgspec.json.decode(msgspec.json.encode(made)))
+def fit_of(detector: str, **options: Any) -> Fit:
+    fit = settings(detector, {"resize": 256, **options})
+    return Fit(dataset="mvtec", images=18, settings=msgspec.json.decode(msgspec.json.encode(fit)))
 
 
 def ours(
     results: Results, category: str = "bottle", *, case: dict[str, Any] | None = None, **changes: Any
 ) -> Record:
-    whole = {
+    complete = {
         "metrics": METRICS,
         "fit": fit_of("padim"),
         "weights": Weights(source="ours.pth", sha256="0" * 64),
         "data": Data(fingerprint="f" * 64, good=4, defective=4, masks_cut=0, masks_emptied=0),
         "latency_ms": {"infer_head": Distribution(mean=40, p50=30, p90=0, p95=0, p99=0)},
     }
-    return results.add("ort", outputs(), case={"category": category, **(case or {})}, **{**whole, **changes})
+    return results.add(
+        "ort", outputs(), case={"category": category, **(case or {})}, **{**complete, **changes}
+    )
 
 
-def only(records: list[Record], given: Published) -> Comparison:
-    (made,) = tables.compare(records, given).compared
-    return made
+def only(records: list[Record], published: Published) -> Comparison:
+    (comparison,) = tables.compare(records, published).compared
+    return comparison
 
 
-def shown(made: Comparison) -> list[tuple[str, str, str, float, float]]:
-    return [(line.device, line.metric, line.category, line.ours, line.theirs) for line in made.lines]
+def shown(comparison: Comparison) -> list[tuple[str, str, str, float, float]]:
+    return [(line.device, line.metric, line.category, line.ours, line.theirs) for line in comparison.lines]
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_line_holds_ours_theirs_and_ours_less_theirs(results: Results) -> None:
-    made = only([ours(results)], literature(row("bottle", 0.95)))
-    assert shown(made) == [("ascend910", "image_auroc", "bottle", 0.9, 0.95)]
-    assert made.lines[0].difference == pytest.approx(-0.05)
-    assert made.lines[0].same_images
+    comparison = only([ours(results)], literature(row("bottle", 0.95)))
+    assert shown(comparison) == [("ascend910", "image_auroc", "bottle", 0.9, 0.95)]
+    assert comparison.lines[0].difference == pytest.approx(-0.05)
+    assert comparison.lines[0].same_images
 
 
 def test_every_device_and_metric_has_its_lines(results: Results) -> None:
@@ -98,9 +100,9 @@ def test_every_device_and_metric_has_its_lines(results: Results) -> None:
 def test_a_mean_is_over_the_categories_in_common_unless_ours_has_all(results: Results) -> None:
     rows = (row("bottle", 0.8), row("tile", 0.6), row("mean", 0.71))
     bottle, tile = ours(results), ours(results, "tile", metrics={"image_auroc": 0.5})
-    whole = only([bottle, tile], literature(*rows)).lines[-1]
-    assert (whole.category, whole.theirs) == ("mean", 0.71)
-    assert whole.ours == pytest.approx(0.7)
+    complete = only([bottle, tile], literature(*rows)).lines[-1]
+    assert (complete.category, complete.theirs) == ("mean", 0.71)
+    assert complete.ours == pytest.approx(0.7)
     common = only([bottle, tile], literature(*rows[:2])).lines[-1]
     assert common.category == "mean of 2 in common"
     assert (common.ours, common.theirs) == pytest.approx((0.7, 0.7))
@@ -126,35 +128,35 @@ def test_times_of_several_hosts_have_no_mean(results: Results) -> None:
     board = msgspec.structs.replace(HOST, name="board", processor="small")
     records = [ours(results), ours(results, "tile", host=board)]
     rows = (row("bottle", 30.0, "latency_ms_per_image"), row("mean", 7.0, "latency_ms_per_image"))
-    made = only(records, literature(*rows, row("mean", 0.7)))
-    assert [(line[1], line[2]) for line in shown(made)] == [
+    comparison = only(records, literature(*rows, row("mean", 0.7)))
+    assert [(line[1], line[2]) for line in shown(comparison)] == [
         ("latency_ms_per_image", "bottle"),
         ("image_auroc", "mean"),
     ]
-    assert made.left_out == ("latency_ms_per_image: no mean, ours are of several devices or hosts",)
+    assert comparison.left_out == ("latency_ms_per_image: no mean, ours are of several devices or hosts",)
 
 
 def test_a_category_that_was_not_measured_is_left_out_with_its_reason(results: Results) -> None:
     failed = ours(results, "tile", status="failed", reason="killed")
     other = ours(results, "weave", status="failed", reason="killed")
-    made = only([ours(results), failed, other], literature(row("bottle", 0.8), row("tile", 0.6)))
-    assert made.left_out == ("tile: failed: killed",)
+    comparison = only([ours(results), failed, other], literature(row("bottle", 0.8), row("tile", 0.6)))
+    assert comparison.left_out == ("tile: failed: killed",)
     assert only([ours(results), failed], literature(row("bottle", 0.8))).left_out == ()
-    found = tables.compare([ours(results), failed], literature(row("bottle", 0.8), row("mean", 0.6)))
-    assert "not compared: tile: failed: killed" in tables.render_comparisons(found, "terminal")
+    comparisons = tables.compare([ours(results), failed], literature(row("bottle", 0.8), row("mean", 0.6)))
+    assert "not compared: tile: failed: killed" in tables.render_comparisons(comparisons, "terminal")
 
 
 def test_a_value_for_all_categories_is_set_beside_each(results: Results) -> None:
-    made = only([ours(results), ours(results, "tile")], literature(row("all", 25.0, "fps")))
-    assert shown(made) == [
+    comparison = only([ours(results), ours(results, "tile")], literature(row("all", 25.0, "fps")))
+    assert shown(comparison) == [
         ("ascend910", "fps", "bottle", 25.0, 25.0),
         ("ascend910", "fps", "tile", 25.0, 25.0),
     ]
 
 
 def test_a_sample_of_a_log_keeps_its_name(results: Results) -> None:
-    made = only([ours(results)], literature(row("bottle (README log sample)", 0.95)))
-    assert made.lines[0].category == "bottle (README log sample)"
+    comparison = only([ours(results)], literature(row("bottle (README log sample)", 0.95)))
+    assert comparison.lines[0].category == "bottle (README log sample)"
 
 
 @pytest.mark.parametrize(("good", "defective", "same"), [(4, 4, True), (4, 5, False), (3, 4, False)])
@@ -168,8 +170,8 @@ def test_test_sets_are_told_apart_by_both_counts(
 
 def test_other_numbers_of_images_are_marked_line_by_line(results: Results) -> None:
     records = [ours(results), ours(results, "tile")]
-    made = only(records, literature(row("bottle", 0.8), row("tile", 0.6)))
-    assert [line.same_images for line in made.lines] == [True, False, False]
+    comparison = only(records, literature(row("bottle", 0.8), row("tile", 0.6)))
+    assert [line.same_images for line in comparison.lines] == [True, False, False]
     text = tables.render_comparisons(tables.compare(records, literature(row("tile", 0.6))), "terminal")
     assert "│ tile ≠ " in text
     assert "≠: of other test images" in text
@@ -220,9 +222,9 @@ def test_each_published_metric_meets_its_counterpart(results: Results, metric: s
 def test_figures_of_images_never_meet_figures_of_pixels(results: Results, metric: str) -> None:
     decisions = {"pixel_ok": 0.1, "pixel_nok": 0.2, "pixel_acc": 0.3}
     rows = (row("bottle", 0.9), row("bottle", 0.9, metric))
-    made = only([ours(results, metrics=METRICS | decisions)], literature(*rows))
-    assert [line.metric for line in made.lines] == ["image_auroc"]
-    assert made.left_out == (f"{metric}: nothing of ours is that",)
+    comparison = only([ours(results, metrics=METRICS | decisions)], literature(*rows))
+    assert [line.metric for line in comparison.lines] == ["image_auroc"]
+    assert comparison.left_out == (f"{metric}: nothing of ours is that",)
 
 
 @pytest.mark.parametrize(
@@ -234,24 +236,26 @@ def test_an_auroc_of_one_image_score_meets_that_score_alone(
     rows = [row("bottle", 0.9, "pixel_auroc", model="patchcore")]
     rows += [row("bottle", 0.9, f"image_auroc_{name}", model="patchcore") for name in ("max", "top10")]
     record = ours(results, case={"detector": "patchcore"}, fit=fit_of("patchcore", score=score))
-    made = only([record], literature(*rows))
-    assert [line.metric for line in made.lines] == [name for name in ("pixel_auroc", met) if name]
-    assert f"(bottle): our image score is {score}" in made.left_out[0]
+    comparison = only([record], literature(*rows))
+    assert [line.metric for line in comparison.lines] == [name for name in ("pixel_auroc", met) if name]
+    assert f"(bottle): our image score is {score}" in comparison.left_out[0]
 
 
 def test_a_score_the_record_does_not_name_meets_no_variant(results: Results) -> None:
     rows = [row("bottle", 0.9, name, model="patchcore") for name in ("pixel_auroc", "image_auroc_max")]
-    made = only([ours(results, case={"detector": "patchcore"}, fit=None)], literature(*rows))
-    assert made.left_out == ("image_auroc_max (bottle): our image score is one the record does not name",)
+    comparison = only([ours(results, case={"detector": "patchcore"}, fit=None)], literature(*rows))
+    assert comparison.left_out == (
+        "image_auroc_max (bottle): our image score is one the record does not name",
+    )
 
 
 def test_a_source_may_call_a_metric_by_less_than_it_is(results: Results) -> None:
     rows = [row("bottle", 0.9, name, model="patchcore") for name in ("pixel_auroc", "image_auroc")]
-    given = literature(*rows, metrics={"image_auroc": "image_auroc_top10"})
+    published = literature(*rows, metrics={"image_auroc": "image_auroc_top10"})
     record = ours(results, case={"detector": "patchcore"}, fit=fit_of("patchcore", score="top10"))
-    assert [line.metric for line in only([record], given).lines] == ["pixel_auroc", "image_auroc_top10"]
+    assert [line.metric for line in only([record], published).lines] == ["pixel_auroc", "image_auroc_top10"]
     record = ours(results, case={"detector": "patchcore"}, fit=fit_of("patchcore", score="max"))
-    assert [line.metric for line in only([record], given).lines] == ["pixel_auroc"]
+    assert [line.metric for line in only([record], published).lines] == ["pixel_auroc"]
 
 
 def test_every_published_metric_has_a_counterpart_or_is_known_to_have_none() -> None:
@@ -305,11 +309,11 @@ def test_differences_name_what_ours_and_theirs(results: Results) -> None:
     ],
 )
 def test_differences_follow_the_record(results: Results, changes: dict[str, Any], line: str | None) -> None:
-    found = only([ours(results, **changes)], literature(row("bottle", 0.8))).differences
+    differences = only([ours(results, **changes)], literature(row("bottle", 0.8))).differences
     if line is None:
-        assert not [item for item in found if item.startswith("crop")]
+        assert not [line for line in differences if line.startswith("crop")]
     else:
-        assert line in found
+        assert line in differences
 
 
 def test_equal_settings_images_and_weights_leave_nothing_to_say(results: Results) -> None:
@@ -319,24 +323,24 @@ def test_equal_settings_images_and_weights_leave_nothing_to_say(results: Results
         fit=msgspec.structs.replace(fit_of("padim", crop=200, protocol="seed"), images=20),
         weights=Weights(source="theirs.pth", sha256="0" * 64),
     )
-    found = only([record], literature(row("bottle", 0.8)))
-    assert found.differences == ("settings: no other than these are stated",)
+    comparison = only([record], literature(row("bottle", 0.8)))
+    assert comparison.differences == ("settings: no other than these are stated",)
 
 
 def test_a_source_that_states_nothing_is_said_to(results: Results) -> None:
     silent = literature(row("bottle", 0.8), settings={}, category={}, weights=None)
-    found = only([ours(results)], silent).differences
-    assert "weights: ours ours.pth, theirs not stated" in found
-    assert "settings: the source states none" in found
+    stated = only([ours(results)], silent).differences
+    assert "weights: ours ours.pth, theirs not stated" in stated
+    assert "settings: the source states none" in stated
 
 
 def test_the_backbone_is_ours_where_the_source_has_it_and_else_said_to_differ(results: Results) -> None:
     wide = row("bottle", 0.8, backbone="wide_resnet50_2 (racm)")
-    made = only([ours(results)], literature(wide, row("bottle", 0.7)))
-    assert [line.theirs for line in made.lines] == [0.7]
-    made = only([ours(results)], literature(wide))
-    assert made.backbone == "wide_resnet50_2 (racm)"
-    assert made.differences[0] == "backbone: ours resnet18, theirs wide_resnet50_2"
+    comparison = only([ours(results)], literature(wide, row("bottle", 0.7)))
+    assert [line.theirs for line in comparison.lines] == [0.7]
+    comparison = only([ours(results)], literature(wide))
+    assert comparison.backbone == "wide_resnet50_2 (racm)"
+    assert comparison.differences[0] == "backbone: ours resnet18, theirs wide_resnet50_2"
     assert "against The paper, wide_resnet50_2 (racm)" in tables.render_comparisons(
         tables.compare([ours(results)], literature(wide)), "terminal"
     )
@@ -368,18 +372,18 @@ def test_nothing_to_compare_is_said_with_the_reason(
 
 def test_a_category_nobody_published_is_said_beside_those_compared(results: Results) -> None:
     records = [ours(results), ours(results, "weave", case={"dataset": "synthetic"})]
-    found = tables.compare(records, literature(row("bottle", 0.8)))
-    assert len(found.compared) == 1
-    assert [reason.partition(": ")[2] for reason in found.reasons] == [
+    comparisons = tables.compare(records, literature(row("bottle", 0.8)))
+    assert len(comparisons.compared) == 1
+    assert [reason.partition(": ")[2] for reason in comparisons.reasons] == [
         "published for padim are bottle categories, the records are of weave"
     ]
-    assert "not compared: padim resnet18 on synthetic" in tables.render_comparisons(found, "terminal")
+    assert "not compared: padim resnet18 on synthetic" in tables.render_comparisons(comparisons, "terminal")
 
 
 def test_a_metric_published_for_other_categories_alone_is_passed_over(results: Results) -> None:
-    made = only([ours(results)], literature(row("bottle", 0.8), row("tile", 0.6, "pixel_auroc")))
-    assert [line.metric for line in made.lines] == ["image_auroc"]
-    assert made.left_out == ()
+    comparison = only([ours(results)], literature(row("bottle", 0.8), row("tile", 0.6, "pixel_auroc")))
+    assert [line.metric for line in comparison.lines] == ["image_auroc"]
+    assert comparison.left_out == ()
 
 
 def test_the_newest_record_of_a_category_is_compared(results: Results) -> None:
@@ -387,10 +391,10 @@ def test_the_newest_record_of_a_category_is_compared(results: Results) -> None:
     new = ours(
         results, metrics={"image_auroc": 0.4}, finished="2025-02-01T00:00:00+00:00", detector_sha256="c" * 64
     )
-    made = only([old, new], literature(row("bottle", 0.8)))
-    assert shown(made)[0][3] == 0.4
+    comparison = only([old, new], literature(row("bottle", 0.8)))
+    assert shown(comparison)[0][3] == 0.4
     note = "bottle: an older record (2025-01-01T00:00Z) of detector dddddddddddd is not shown, this one is of detector cc"
-    assert made.notes[0].startswith(note)
+    assert comparison.notes[0].startswith(note)
     assert note in tables.render_comparisons(
         tables.compare([old, new], literature(row("bottle", 0.8))), "csv"
     )
@@ -398,8 +402,8 @@ def test_the_newest_record_of_a_category_is_compared(results: Results) -> None:
 
 def test_suites_and_settings_are_compared_apart(results: Results) -> None:
     records = [ours(results), ours(results, case={"suite": "padim"})]
-    made = tables.compare(records, literature(row("bottle", 0.8))).compared
-    assert [item.table.suite for item in made] == [None, "padim"]
+    comparisons = tables.compare(records, literature(row("bottle", 0.8))).compared
+    assert [comparison.table.suite for comparison in comparisons] == [None, "padim"]
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -457,11 +461,11 @@ def test_csv_has_one_line_per_number_and_every_column_once(results: Results) -> 
 
 def test_json_holds_everything(results: Results) -> None:
     document = json.loads(tables.render_comparisons(tables.compare([ours(results)], GIVEN), "json"))
-    (made,) = document["comparisons"]
+    (comparison,) = document["comparisons"]
     assert document["not_compared"] == []
-    assert made["ours"]["backend"] == "ort"
-    assert made["theirs"] == {"source": "paper", "title": "The paper", "backbone": "resnet18"}
-    assert made["lines"][0] == {
+    assert comparison["ours"]["backend"] == "ort"
+    assert comparison["theirs"] == {"source": "paper", "title": "The paper", "backbone": "resnet18"}
+    assert comparison["lines"][0] == {
         "device": "ascend910",
         "metric": "image_auroc",
         "category": "bottle",
@@ -470,19 +474,21 @@ def test_json_holds_everything(results: Results) -> None:
         "same_images": True,
         "difference": 0.9 - 0.95,
     }
-    assert made["left_out"] == ["image_accuracy: nothing of ours is that"]
-    assert "crop: ours 224, theirs 200" in made["differences"]
+    assert comparison["left_out"] == ["image_accuracy: nothing of ours is that"]
+    assert "crop: ours 224, theirs 200" in comparison["differences"]
 
 
 # --- the tables that come with the program ----------------------------------------------------------------------------
 
 
 def test_a_bottle_of_padim_meets_the_model_zoo_and_anomalib(results: Results) -> None:
-    made = tables.compare([ours(results)]).compared
-    lines: dict[str, list[Line]] = {item.source.name: list(item.lines) for item in made}
+    comparisons = tables.compare([ours(results)]).compared
+    lines: dict[str, list[Line]] = {
+        comparison.source.name: list(comparison.lines) for comparison in comparisons
+    }
     assert set(lines) == {"seed 000", "anomalib README"}
     assert ("ascend910", "image_auroc", 0.998) in [(x.device, x.metric, x.theirs) for x in lines["seed 000"]]
     assert ("gpu", "image_auroc", 0.994) in [(x.device, x.metric, x.theirs) for x in lines["anomalib README"]]
-    zoo = next(item for item in made if item.source.name == "seed 000")
+    zoo = next(comparison for comparison in comparisons if comparison.source.name == "seed 000")
     assert "draw: ours numpy, theirs modelzoo" in zoo.differences
     assert any("is a copy" in note for note in zoo.notes)

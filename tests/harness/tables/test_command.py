@@ -33,7 +33,7 @@ def test_tables_against_published(folder: str, capsys: pytest.CaptureFixture[str
 
 def test_tables_against_published_as_json(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(shown(capsys, "--results", folder, "--against", "published", "--json"))
-    assert {item["theirs"]["source"] for item in document["comparisons"]} == {"seed 000", "anomalib README"}
+    assert {line["theirs"]["source"] for line in document["comparisons"]} == {"seed 000", "anomalib README"}
     assert len(document["not_compared"]) == 1
 
 
@@ -79,8 +79,8 @@ def test_tables_in_the_style_of_the_model_zoo(
 
 
 def test_one_kind_of_table_at_a_time(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
-    asked: list[Any] = ["tables", "--results", folder, "--against", "published", "--style", "modelzoo"]
-    assert cli.main(asked) == 2
+    flags: list[Any] = ["tables", "--results", folder, "--against", "published", "--style", "modelzoo"]
+    assert cli.main(flags) == 2
     assert "ask for one at a time" in capsys.readouterr().err
 
 

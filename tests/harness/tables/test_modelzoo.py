@@ -36,7 +36,7 @@ FIT = Fit(
 
 
 def made(results: Results, backend: str, category: str = "bottle", **changes: Any) -> Record:
-    whole = {
+    complete = {
         "fit": FIT,
         "training": TRAINING,
         "metrics": {"image_auroc": 0.9, "pixel_auroc": 0.75},
@@ -45,7 +45,7 @@ def made(results: Results, backend: str, category: str = "bottle", **changes: An
         "images_per_second": 20.0,
     }
     case = {"category": category, "detector": "stpm"} | changes.pop("case", {})
-    return results.add(backend, outputs(), case=case, **{**whole, **changes})
+    return results.add(backend, outputs(), case=case, **{**complete, **changes})
 
 
 def blocks(*records: Record) -> dict[str, Block]:
@@ -116,14 +116,14 @@ def test_what_a_record_does_not_say_is_absent_with_the_reason_and_never_zero(
 
 
 def test_the_training_framework_evaluates_and_other_runtimes_infer(results: Results) -> None:
-    found = blocks(
+    shown = blocks(
         *(made(results, name) for name in ("mindspore-cpu", "onnxruntime-cpu", "ascend910", "ascend310"))
     )
-    assert found["evaluation"].columns == (
+    assert shown["evaluation"].columns == (
         "mindspore-cpu onnx-fp32, batch 1, 1 threads",
         "ascend910 onnx-fp32, batch 1, 1 threads",
     )
-    assert [column.split()[0] for column in found["inference"].columns] == ["onnxruntime-cpu", "ascend310"]
+    assert [column.split()[0] for column in shown["inference"].columns] == ["onnxruntime-cpu", "ascend310"]
 
 
 def test_a_measured_block_has_a_row_per_category_and_the_average(results: Results) -> None:
@@ -174,19 +174,19 @@ def test_a_simulated_device_is_called_that(results: Results) -> None:
 
 
 def test_no_backend_of_a_kind_is_said(results: Results) -> None:
-    found = blocks(made(results, "onnxruntime-cpu"))
-    assert found["evaluation"].rows == {
+    shown = blocks(made(results, "onnxruntime-cpu"))
+    assert shown["evaluation"].rows == {
         "Records": (Cell(text=None, why_absent="there is no record of a backend of MindSpore"),)
     }
-    found = blocks(made(results, "mindspore-cpu"))
-    (cell,) = found["inference"].rows["Records"]
+    shown = blocks(made(results, "mindspore-cpu"))
+    (cell,) = shown["inference"].rows["Records"]
     assert cell.why_absent == "there is no record of a backend of another runtime than MindSpore"
 
 
 def test_suites_detectors_and_data_sets_have_blocks_of_their_own(results: Results) -> None:
     cases: list[dict[str, str]] = [{}, {"suite": "stpm"}, {"detector": "padim"}, {"dataset": "visa"}]
-    found = tables.blocks([made(results, "mindspore-cpu", case=case) for case in cases])
-    assert [block.subject for block in found if block.kind == "training"] == [
+    shown = tables.blocks([made(results, "mindspore-cpu", case=case) for case in cases])
+    assert [block.subject for block in shown if block.kind == "training"] == [
         "stpm resnet18 on mvtec",
         "stpm resnet18 on mvtec (suite stpm)",
         "padim resnet18 on mvtec",
@@ -208,14 +208,14 @@ def test_the_newest_record_counts(results: Results) -> None:
         finished="2025-02-01T00:00:00+00:00",
         detector_sha256="c" * 64,
     )
-    found = blocks(old, new)
-    assert values(found["evaluation"])["bottle_auc"] == "img_auc: 0.1000"
-    (note,) = found["evaluation"].notes
+    shown = blocks(old, new)
+    assert values(shown["evaluation"])["bottle_auc"] == "img_auc: 0.1000"
+    (note,) = shown["evaluation"].notes
     assert note == (
         "mindspore-cpu onnx-fp32, batch 1, 1 threads: bottle: an older record (2025-01-01T00:00Z) of detector "
         "dddddddddddd is not shown, this one is of detector cccccccccccc"
     )
-    assert (found["training"].notes, found["inference"].notes) == ((note,), ())
+    assert (shown["training"].notes, shown["inference"].notes) == ((note,), ())
     text = tables.render_blocks(tables.blocks([old, new]), "md")
     assert text.count(note) == 2
     assert note in tables.render_blocks(tables.blocks([old, new]), "json")
@@ -223,10 +223,10 @@ def test_the_newest_record_counts(results: Results) -> None:
 
 def test_columns_that_differ_are_named_by_what_differs(results: Results) -> None:
     cases: list[dict[str, Any]] = [{}, {"mask_resize": "dilated"}, {"mask_threshold": 64}, {"warmup": 9}]
-    found = blocks(*(made(results, "ort", case=case) for case in cases))["inference"]
+    shown = blocks(*(made(results, "ort", case=case) for case in cases))["inference"]
     usual = "ort onnx-fp32, batch 1, 1 threads"
     named = ("", ", mask resize dilated", ", mask threshold 64", ", warmup 9")
-    assert found.columns == tuple(usual + name for name in named)
+    assert shown.columns == tuple(usual + name for name in named)
 
 
 def test_columns_of_several_detectors_are_said_to_be(results: Results) -> None:
@@ -318,5 +318,5 @@ def test_the_summary_of_a_training_is_what_the_training_block_reads(results: Res
         precision="fp32",
     )
     shown = values(blocks(made(results, "mindspore-cpu", training=log.summary()))["training"])
-    whole = values(blocks(made(results, "mindspore-cpu"))["training"])
-    assert shown == whole | {"Steps": "2"}
+    complete = values(blocks(made(results, "mindspore-cpu"))["training"])
+    assert shown == complete | {"Steps": "2"}

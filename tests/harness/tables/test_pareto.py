@@ -31,8 +31,8 @@ def fronts(results: Results, metric: str = "image_auroc") -> tuple[tables.Front,
 
 
 def on_front(results: Results) -> set[str]:
-    (found,) = fronts(results)
-    return {point.case.backend for point in found.points if point.on_front}
+    (pareto,) = fronts(results)
+    return {point.case.backend for point in pareto.points if point.on_front}
 
 
 def test_the_front_is_what_nothing_beats_in_both(results: Results) -> None:
@@ -46,8 +46,8 @@ def test_the_front_is_what_nothing_beats_in_both(results: Results) -> None:
     ):
         add(results, backend, auroc, milliseconds)
     assert on_front(results) == {"fast", "between", "slow-and-best"}
-    (found,) = fronts(results)
-    assert [point.milliseconds for point in found.points] == [1.0, 3.0, 3.5, 4.0, 9.0, 9.0]
+    (pareto,) = fronts(results)
+    assert [point.milliseconds for point in pareto.points] == [1.0, 3.0, 3.5, 4.0, 9.0, 9.0]
 
 
 def test_two_equal_points_are_both_on_the_front(results: Results) -> None:
@@ -72,11 +72,11 @@ def test_means_are_over_the_categories_that_all_have(results: Results) -> None:
     add(results, "one", 0.1, 99.0, case={"category": "zipper"})
     add(results, "two", 0.6, 1.5)
     add(results, "two", 0.9, 2.5, case={"category": "cable"})
-    (found,) = fronts(results)
-    assert found.categories == ("bottle", "cable")
-    assert [point.accuracy for point in found.points] == pytest.approx([0.7, 0.75])
-    assert [point.milliseconds for point in found.points] == [2.0, 2.0]
-    assert "categories that not all have, left out: zipper" in found.notes
+    (pareto,) = fronts(results)
+    assert pareto.categories == ("bottle", "cable")
+    assert [point.accuracy for point in pareto.points] == pytest.approx([0.7, 0.75])
+    assert [point.milliseconds for point in pareto.points] == [2.0, 2.0]
+    assert "categories that not all have, left out: zipper" in pareto.notes
     assert on_front(results) == {"two"}
 
 
@@ -84,8 +84,8 @@ def test_a_point_without_times_or_metric_is_left_out_with_its_reason(results: Re
     add(results, "one", 0.6, 1.0)
     results.add("untimed", outputs())
     results.add("failed", outputs(), status="failed", reason="killed", metrics={})
-    (found,) = fronts(results)
-    assert {point.case.backend: point.left_out for point in found.points} == {
+    (pareto,) = fronts(results)
+    assert {point.case.backend: point.left_out for point in pareto.points} == {
         "one": None,
         "untimed": "no image AUROC or no times",
         "failed": "no image AUROC or no times",
@@ -111,7 +111,7 @@ def test_data_sets_have_fronts_of_their_own(results: Results) -> None:
     add(results, "two", 0.9, 0.5, case={"dataset": "mine"})
     add(results, "three", 0.95, 0.4, case={"mask_threshold": 64})
     add(results, "four", 0.99, 0.3, case={"mask_resize": "area_truncated"})
-    assert [[point.on_front for point in found.points] for found in fronts(results)] == [[True]] * 4
+    assert [[point.on_front for point in pareto.points] for pareto in fronts(results)] == [[True]] * 4
 
 
 def test_other_test_images_have_a_front_of_their_own(results: Results) -> None:
@@ -120,18 +120,18 @@ def test_other_test_images_have_a_front_of_their_own(results: Results) -> None:
     add(results, "few-and-worse", 0.8, 1.5, data=of("b"))
     results.add("failed", outputs(), status="failed", reason="killed", data=of("c"))
     results.add("untimed", outputs(), data=of("d"))
-    found = {item.part: item for item in fronts(results)}
+    pareto = {front.part: front for front in fronts(results)}
     assert {
-        images: [(point.case.backend, point.on_front) for point in item.points]
-        for images, item in found.items()
+        images: [(point.case.backend, point.on_front) for point in front.points]
+        for images, front in pareto.items()
     } == {
         "test images aaaaaaaa of bottle (4 good, 4 defective)": [
             *(("all", True), ("failed", False), ("untimed", False)),
         ],
         "test images bbbbbbbb of bottle (4 good, 4 defective)": [("few", True), ("few-and-worse", False)],
     }
-    assert all(str(images) in item.title for images, item in found.items())
-    assert all("points of other test images" in " ".join(item.notes) for item in found.values())
+    assert all(str(images) in front.title for images, front in pareto.items())
+    assert all("points of other test images" in " ".join(front.notes) for front in pareto.values())
     rows = list(csv.DictReader(io.StringIO(tables.render_fronts(fronts(results), "csv"))))
     assert {(row["backend"], row["part"].split()[2]) for row in rows} >= {
         ("all", "aaaaaaaa"),
@@ -143,14 +143,15 @@ def test_two_fits_of_a_detector_have_fronts_of_their_own(results: Results) -> No
     add(results, "cpu", 0.6, 2.0)
     add(results, "cpu", 0.9, 1.0, case={"variant": "onnx-int8"}, detector_sha256="e" * 64)
     add(results, "cpu", 0.7, 1.5, case={"detector": "stpm"}, detector_sha256="f" * 64)
-    found = {item.part: item for item in fronts(results)}
+    pareto = {front.part: front for front in fronts(results)}
     assert {
-        name: [(point.case.detector, point.on_front) for point in item.points] for name, item in found.items()
+        name: [(point.case.detector, point.on_front) for point in front.points]
+        for name, front in pareto.items()
     } == {
         "detector dddddddddddd of bottle (padim resnet18)": [("stpm", True), ("padim", False)],
         "detector eeeeeeeeeeee of bottle (padim resnet18)": [("padim", True)],
     }
-    assert all("of another fit of a detector" in " ".join(item.notes) for item in found.values())
+    assert all("of another fit of a detector" in " ".join(front.notes) for front in pareto.values())
 
 
 def test_csv_has_its_notes_on_standard_error(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,9 +169,9 @@ def test_csv_has_its_notes_on_standard_error(results: Results, capsys: pytest.Ca
 def test_the_same_test_images_are_not_named(results: Results) -> None:
     add(results, "one", 0.6, 2.0)
     add(results, "two", 0.9, 1.0)
-    (found,) = fronts(results)
-    assert found.part is None
-    assert found.title == "image AUROC against p50 ms (total) · mvtec · bottle"
+    (pareto,) = fronts(results)
+    assert pareto.part is None
+    assert pareto.title == "image AUROC against p50 ms (total) · mvtec · bottle"
 
 
 BOARD = msgspec.structs.replace(HOST, name="board", processor="small")
@@ -186,11 +187,11 @@ def test_each_device_of_each_host_has_a_front_of_its_own(results: Results) -> No
     add(results, "gpu", 0.8, 5.0, device=gpu)
     add(results, "namesake", 0.6, 6.0, host=namesake)
     assert on_front(results) == {"best", "board", "gpu", "namesake"}
-    (found,) = fronts(results)
-    assert {point.where for point in found.points} == {
+    (pareto,) = fronts(results)
+    assert {point.where for point in pareto.points} == {
         *("CPU on bench (any)", "CPU on bench (another)", "cuda:0 on bench (any)", "CPU on board"),
     }
-    text = tables.render_fronts((found,), "terminal")
+    text = tables.render_fronts((pareto,), "terminal")
     assert "★ on the front of its device and host: no other there is" in text
     assert "4 devices or hosts, a front of each" in text
     assert "host board: small" in text
@@ -200,14 +201,14 @@ def test_a_mean_over_times_of_two_hosts_is_on_no_front(results: Results) -> None
     for category, host in (("bottle", HOST), ("cable", BOARD)):
         add(results, "moved", 0.9, 1.0, case={"category": category}, host=host)
         add(results, "stayed", 0.8, 2.0, case={"category": category})
-    (found,) = fronts(results)
-    assert {point.case.backend: point.left_out for point in found.points} == {
+    (pareto,) = fronts(results)
+    assert {point.case.backend: point.left_out for point in pareto.points} == {
         "moved": "its categories are of several devices or hosts",
         "stayed": None,
     }
     assert on_front(results) == {"stayed"}
-    assert [point.milliseconds for point in found.points] == [2.0, None]
-    assert "devices or hosts, a front of each" not in " ".join(found.explained)
+    assert [point.milliseconds for point in pareto.points] == [2.0, None]
+    assert "devices or hosts, a front of each" not in " ".join(pareto.explained)
 
 
 def test_only_what_the_means_are_over_has_a_place(results: Results) -> None:
@@ -215,8 +216,8 @@ def test_only_what_the_means_are_over_has_a_place(results: Results) -> None:
     add(results, "one", 0.9, 1.0, case={"category": "cable"}, host=BOARD)
     add(results, "two", 0.8, 2.0)
     results.add("dead", outputs(), status="failed", reason="killed", device=None)
-    (found,) = fronts(results)
-    assert {point.case.backend: (point.where, point.on_front) for point in found.points} == {
+    (pareto,) = fronts(results)
+    assert {point.case.backend: (point.where, point.on_front) for point in pareto.points} == {
         "one": ("CPU on bench", True),
         "two": ("CPU on bench", False),
         "dead": ("unknown on bench", False),
@@ -235,8 +236,8 @@ def test_what_is_too_near_to_be_seen_is_said_to_decide(results: Results) -> None
 def test_the_size_of_a_model_is_of_its_largest_category(results: Results) -> None:
     for category, size in (("bottle", 1_000_000), ("cable", 3_000_000), ("zipper", 2_000_000)):
         results.add("one", outputs(), case={"category": category}, **timed(1.0, model_bytes=size))
-    (found,) = fronts(results)
-    assert [point.model_mb for point in found.points] == [3.0]
+    (pareto,) = fronts(results)
+    assert [point.model_mb for point in pareto.points] == [3.0]
 
 
 def shown(results: Results, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -252,8 +253,8 @@ def test_as_csv_and_json(results: Results, capsys: pytest.CaptureFixture[str]) -
         ("one", "0.6", "True"),
         ("two", "0.5", "False"),
     ]
-    (found,) = json.loads(shown(results, capsys, "--json", "--stage", "total"))["fronts"]
-    assert [point["on_front"] for point in found["points"]] == [True, False]
+    (pareto,) = json.loads(shown(results, capsys, "--json", "--stage", "total"))["fronts"]
+    assert [point["on_front"] for point in pareto["points"]] == [True, False]
 
 
 @pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
@@ -315,13 +316,13 @@ def test_the_picture_says_what_the_table_says_and_draws_no_line_between_hosts(
     add(results, "two", 0.6, 1.0)
     add(results, "board", 0.7, 3.0, host=BOARD, case={"variant": "onnx-" + 150 * "x"})
     results.add("untimed", outputs())
-    found = fronts(results)
+    pareto = fronts(results)
     panel = Figure().subplots()
-    pareto_plot._draw(panel, found[0])
+    pareto_plot._draw(panel, pareto[0])
     lines = [line for line in panel.get_lines() if line.get_drawstyle() == "steps-post"]
     assert [np.asarray(line.get_xydata()).tolist() for line in lines] == [[[1, 0.6], [4, 0.9]], [[3, 0.7]]]
 
-    pareto_plot.write(found, tmp_path / "front.svg")
+    pareto_plot.write(pareto, tmp_path / "front.svg")
     text = (tmp_path / "front.svg").read_text(encoding="utf-8")
     for note in (
         *(

@@ -44,10 +44,10 @@ def records(results: Results) -> tuple[Record, ...]:
         "latency_ms": {},
         "images_per_second": None,
     }
-    given = {"screw": failed, "bottle": cut, "metal|nut": undefined}
+    fields = {"screw": failed, "bottle": cut, "metal|nut": undefined}
     return tuple(
         results.add("ascend910", outputs(), case={"category": name, "batch_size": 2}, **changes)
-        for name, changes in given.items()
+        for name, changes in fields.items()
     )
 
 
@@ -159,14 +159,14 @@ def test_latencies_are_of_the_stage_asked_for(records: tuple[Record, ...]) -> No
 
 
 def test_a_mean_says_of_how_many(records: tuple[Record, ...]) -> None:
-    whole = [item for item in records if item.case.category == "bottle"]
-    assert "│ mean of 1  " in tables.render(tables.tables(whole), "terminal")
-    failed = [item for item in records if item.status == "failed"]
+    complete = [record for record in records if record.case.category == "bottle"]
+    assert "│ mean of 1  " in tables.render(tables.tables(complete), "terminal")
+    failed = [record for record in records if record.status == "failed"]
     assert "│ mean of 0 (of 1) " in tables.render(tables.tables(failed), "terminal")
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "distinguished"),
     [
         ("detector", "patchcore", "patchcore resnet18"),
         ("backbone", "wide_resnet50_2", "padim wide_resnet50_2"),
@@ -182,13 +182,13 @@ def test_a_mean_says_of_how_many(records: tuple[Record, ...]) -> None:
     ],
 )
 def test_records_that_differ_in_more_than_the_category_do_not_share_a_table(
-    records: tuple[Record, ...], name: str, value: object, told: str
+    records: tuple[Record, ...], name: str, value: object, distinguished: str
 ) -> None:
     case = msgspec.structs.replace(records[1].case, **{name: value})
     first, second = tables.tables([*records, msgspec.structs.replace(records[1], case=case)])
     assert (len(first.rows), len(second.rows)) == (3, 1)
-    assert told not in f"{first.title} {first.setting}"
-    assert told in f"{second.title} {second.setting}"
+    assert distinguished not in f"{first.title} {first.setting}"
+    assert distinguished in f"{second.title} {second.setting}"
 
 
 def test_a_table_of_several_weights_or_devices_names_them_all(records: tuple[Record, ...]) -> None:
@@ -235,12 +235,12 @@ def test_csv_keeps_reasons_of_any_form_and_every_digit(records: tuple[Record, ..
 def test_decisions_have_columns_in_the_tables_of_detectors_that_are_judged_by_them(
     records: tuple[Record, ...],
 ) -> None:
-    (table,) = tables.tables(records)
-    assert not set(tables.DECISIONS) & set(table.columns)
+    (record,) = tables.tables(records)
+    assert not set(tables.DECISIONS) & set(record.columns)
     decided = {"pixel_ok": 0.25, "pixel_nok": 0.75, "pixel_acc": 0.5}
     judged = [
-        msgspec.structs.replace(item, metrics=item.metrics | (decided if item.metrics else {}))
-        for item in records
+        msgspec.structs.replace(record, metrics=record.metrics | (decided if record.metrics else {}))
+        for record in records
     ]
     (other,) = tables.tables(judged)
     text = tables.render([other], "terminal")
@@ -249,7 +249,7 @@ def test_decisions_have_columns_in_the_tables_of_detectors_that_are_judged_by_th
     line = next(line for line in text.splitlines() if "bottle" in line)
     assert line.split("│")[5:8] == ["     0.2500 ", "      0.7500 ", "      0.5000 "]
     assert other.means()["pixel_nok"] == (0.75, 2)
-    rows = list(csv.DictReader(io.StringIO(tables.render([table, other], "csv"))))
+    rows = list(csv.DictReader(io.StringIO(tables.render([record, other], "csv"))))
     assert {row["pixel_ok"] for row in rows} == {"", "0.25"}
 
 
@@ -257,11 +257,11 @@ def test_decisions_have_columns_in_the_tables_of_detectors_that_are_judged_by_th
 def test_times_of_the_device_have_their_table_and_a_word_where_there_are_none(
     results: Results, stage: str
 ) -> None:
-    made = (
+    timed_records = (
         results.add("ascend310", outputs(), latency_ms={"infer": INFER, stage: TOTAL}),
         results.add("onnxruntime-cpu", outputs(), latency_ms={"infer": INFER}),
     )
-    one, two = tables.tables(made, stage=stage)
+    one, two = tables.tables(timed_records, stage=stage)
     assert (one.rows[0].values["p50"], one.rows[0].note) == (10.04, None)
     assert f"{stage} (" in one.setting
     assert "p50" not in two.rows[0].values
@@ -269,14 +269,14 @@ def test_times_of_the_device_have_their_table_and_a_word_where_there_are_none(
 
 
 def test_a_table_says_what_was_played(results: Results) -> None:
-    made = results.add(
+    played_record = results.add(
         "replay",
         outputs(),
         case={"source": "ascend310"},
         latency_ms={"head": INFER},
         source=Source(outputs_sha256="0" * 64),
     )
-    (table,) = tables.tables([made])
+    (table,) = tables.tables([played_record])
     assert "replay (ascend310) · onnx-fp32" in table.title
     assert table.rows[0].note == "no times of total: not measured here, its outputs came from files"
 
@@ -306,21 +306,21 @@ CPU = Device(device="CPU", runtime={}, options={}, simulated=False)
 def test_times_of_several_devices_or_hosts_have_no_mean_and_every_row_its_place(
     records: tuple[Record, ...], moved: dict[str, object], place: str, setting: str
 ) -> None:
-    found = tables.tables([records[1], msgspec.structs.replace(records[2], **moved)])
-    (table,) = found
+    table_shown = tables.tables([records[1], msgspec.structs.replace(records[2], **moved)])
+    (table,) = table_shown
     assert table.means().keys() == {"image_auroc", "pixel_auroc", "aupro"}
     assert table.setting.replace("board (small), bench (any)", "bench (any), board (small)").startswith(
         setting
     )
-    text = tables.render(found, "terminal")
+    text = tables.render(table_shown, "terminal")
     assert "no mean of times: they are of several devices or hosts" in text
     cells = [[cell.strip() for cell in line.split("│")] for line in text.splitlines()]
     assert [row[2] for row in cells if len(row) > 2] == ["measured on", "Ascend910 on bench (any)", place, ""]
     (mean,) = [row for row in cells if row[1:2] == ["mean of 2"]]
     assert mean[-5:-1] == ["–", "–", "–", "–"]
-    rows = list(csv.DictReader(io.StringIO(tables.render(found, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(tables.render(table_shown, "csv"))))
     assert [f"{row['device']} on {row['host']}" for row in rows] == ["Ascend910 on bench (any)", place]
-    (document,) = json.loads(tables.render(found, "json"))["tables"]
+    (document,) = json.loads(tables.render(table_shown, "json"))["tables"]
     assert "p50" not in document["mean"]
     assert document["notes"] == list(table.notes)
 
@@ -337,7 +337,7 @@ def test_a_row_without_times_elsewhere_takes_no_mean_away(records: tuple[Record,
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         (
             {"detector_sha256": "c" * 64},
@@ -358,10 +358,10 @@ def test_a_row_without_times_elsewhere_takes_no_mean_away(records: tuple[Record,
     ],
 )
 def test_of_an_older_record_it_is_said_what_really_differs(
-    results: Results, changes: dict[str, object], said: str
+    results: Results, changes: dict[str, object], expected: str
 ) -> None:
     old = results.add("cpu", outputs(), device=CPU, host=BOARD)
     new = msgspec.structs.replace(old, host=HOST, finished="2025-02-01T00:00:00+00:00", **changes)
     (table,) = tables.tables([old, new])
-    assert table.rows[0].note == f"an older record (2025-01-01T00:00Z){said}"
+    assert table.rows[0].note == f"an older record (2025-01-01T00:00Z){expected}"
     assert table.host == "bench (any)"  # of what is shown
