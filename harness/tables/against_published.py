@@ -221,7 +221,7 @@ def _lines(
     places = {place_of(record) for record in ours.values()}
     means = _mean(metric, theirs, lines, ours, counts)
     if means and metric in _TIMES and len(places) > 1:
-        return lines, [*omitted, (metric, None, "no mean, ours are of several devices or hosts")]
+        return lines, [*omitted, (metric, None, "no mean, ours are of several devices or machines")]
     if ours and not requested and not means and any(row.about == MEAN for row in theirs):
         omitted.append(
             (metric, None, f"published as a mean of {len(counts)} categories, ours are {', '.join(ours)}")

@@ -22,7 +22,7 @@ Kind = Literal["training", "evaluation", "inference"]
 _TRAINS = ("mindspore", "ascend910")
 _AUCS = {"image_auroc": "img_auc", "pixel_auroc": "pixel_auc"}
 _DECISIONS = {"pixel_ok": "ok", "pixel_nok": "nok", "pixel_acc": "acc"}
-"""Of pixels, as in the SSIM-AE README; shown where the records have them."""
+"""Of pixels, as in the SSIM-AE README; shown if the records have them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

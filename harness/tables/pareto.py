@@ -76,12 +76,12 @@ class Front:
         """Notes that accompany the points in tables and pictures."""
         places = {point.where for point in self.points if point.left_out is None}
         several = len(places) > 1
-        scope, other = (" of its device and host", "no other there") if several else ("", "no other")
-        legend = f"★ on the front{scope}: {other} is as fast and as accurate and better in one of the two (unrounded values)"
-        apart = f"{len(places)} devices or hosts, a front of each: times of one say nothing of a setting on another"
+        scope, other = (" of its device and machine", "no other there") if several else ("", "no other")
+        legend = f"★ on the Pareto front{scope}: {other} is as fast and as accurate and better in one (unrounded values)"
+        apart = f"{len(places)} devices or machines, a Pareto front of each: times of one say nothing of a setting on another"
         reasons = dict.fromkeys(point.left_out for point in self.points if point.left_out)
         out = [
-            f"left out of the front: {reason}: {sum(point.left_out == reason for point in self.points)} of {len(self.points)} rows"
+            f"left out of the Pareto front: {reason}: {sum(point.left_out == reason for point in self.points)} of {len(self.points)} rows"
             for reason in reasons
         ]
         return (legend, *([apart] if several else []), *out, *self.notes)
@@ -149,9 +149,9 @@ def _front(together: ComparableGroups, metric: str, stage: str) -> Front:
     hidden = sum(len(by_name) - 1 for measures in everything_found for by_name in measures.values())
     notes = [f"categories that not all have, left out: {', '.join(dropped)}"] if dropped else []
     notes += [f"{hidden} older records of other detectors or data are not shown"] if hidden else []
-    other = "points of other test images, or of another fit of a detector, have a front of their own"
+    other = "points of other test images, or of another fit of a detector, have a Pareto front of their own"
     notes += [f"{other}: nothing of one compares with the other"] if together.name else []
-    notes += [f"host {name}: {processor}" for name, processor in hosts]
+    notes += [f"machine {name}: {processor}" for name, processor in hosts]
     ranked = sorted(
         points, key=lambda point: (point.milliseconds is None, point.milliseconds or 0, point.name)
     )
@@ -183,7 +183,7 @@ def _point(
     sizes = [measured["model"] for measured in measures if "model" in measured]
     left_out = None if complete else f"no {METRICS[metric]} or no times"
     if complete and len(places) > 1:
-        left_out = "its categories are of several devices or hosts"
+        left_out = "its categories are of several devices or machines"
     if any(record.device.simulated for record in records if record.device):
         left_out = "SIMULATED, not hardware"
     return Point(

@@ -166,7 +166,9 @@ def _pivot(members_shown: ComparableGroups, by: By, stage: str) -> Pivot:
             notes.append(f"{name}: {hidden} older records of other detectors or data are not shown")
         notes += [f"{name}: {category}: {why}" for category, why in columns[-1].reasons.items()]
         if len({columns[-1].places[category] for category, record in chosen.items() if record.device}) > 1:
-            notes.append(f"{name}: its categories are of several devices or hosts: their times have no mean")
+            notes.append(
+                f"{name}: its categories are of several devices or machines: their times have no mean"
+            )
     if members_shown.name:
         other = "columns of other test images, or of another fit of a detector, have a table of their own"
         notes.append(f"{other}: nothing of one compares with the other")

@@ -101,7 +101,7 @@ class Table:
     def notes(self) -> tuple[str, ...]:
         """Why a mean is absent."""
         missing = {name for row in self.rows for name in row.values} - self.means().keys()
-        return ("no mean of times: they are of several devices or hosts",) if missing else ()
+        return ("no mean of times: they are of several devices or machines",) if missing else ()
 
     @property
     def title(self) -> str:

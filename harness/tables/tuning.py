@@ -22,7 +22,7 @@ _HEADER = (
     *("infer ms", "× float32", "peak MB", "model MB"),
 )
 _LEGEND = (
-    "★ on the front: no other setting of the backend is as near to float32 and as fast, and better in one of the two",
+    "★ on the Pareto front: no other setting of the backend is as near to float32 and as fast, and better in one of the two",
     "  (unrounded values decide)",
     "difference: the largest of an image score from float32's, as a share of the range of float32's scores; it alone chooses:",
     "  no label is read for it, but the images are the test images",
@@ -107,7 +107,9 @@ def _row(settings: str, records: Sequence[Record], reference: Sequence[Record]) 
         return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
     hosts = sorted({f"{record.host.name} ({record.host.processor})" for record in (*records, *reference)})
     if len(hosts) > 1:  # the folder was carried from one to the other
-        why = f"it and float32 were measured on several hosts, {', '.join(hosts)}: tune into another folder"
+        why = (
+            f"it and float32 were measured on several machines, {', '.join(hosts)}: tune into another folder"
+        )
         return Row(settings=settings, backend=case.runner, variant=case.variant, note=why)
     here, usual = records[0], reference[0]
     for compared, first in ((records, here), (reference, usual)):

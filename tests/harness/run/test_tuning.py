@@ -198,7 +198,7 @@ def test_times_of_two_machines_are_not_compared(results: Results) -> None:
     float32, near, far = tuning_table.rows(tuned(results, records))
     assert [row.on_front for row in (float32, near, far)] == [False, True, False]
     assert (far.difference, far.milliseconds, far.ratio) == (None, None, None)
-    assert "on several hosts, bench (any), board (small): tune into another folder" in str(far.note)
+    assert "on several machines, bench (any), board (small): tune into another folder" in str(far.note)
 
 
 def test_equal_float32_scores_give_no_scale(results: Results) -> None:

@@ -133,7 +133,7 @@ def test_times_of_several_hosts_have_no_mean(results: Results) -> None:
         ("latency_ms_per_image", "bottle"),
         ("image_auroc", "mean"),
     ]
-    assert comparison.left_out == ("latency_ms_per_image: no mean, ours are of several devices or hosts",)
+    assert comparison.left_out == ("latency_ms_per_image: no mean, ours are of several devices or machines",)
 
 
 def test_a_category_that_was_not_measured_is_left_out_with_its_reason(results: Results) -> None:

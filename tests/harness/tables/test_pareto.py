@@ -62,7 +62,7 @@ def test_a_simulator_is_shown_and_beats_nothing(results: Results) -> None:
     add(results, "cpu", 0.8, 2.0)
     assert on_front(results) == {"cpu"}
     text = tables.render_fronts(fronts(results), "terminal")
-    assert "left out of the front: SIMULATED, not hardware: 1 of 2 rows" in text
+    assert "left out of the Pareto front: SIMULATED, not hardware: 1 of 2 rows" in text
     assert "0.9900" in text
 
 
@@ -192,9 +192,9 @@ def test_each_device_of_each_host_has_a_front_of_its_own(results: Results) -> No
         *("CPU on bench (any)", "CPU on bench (another)", "cuda:0 on bench (any)", "CPU on board"),
     }
     text = tables.render_fronts((pareto,), "terminal")
-    assert "★ on the front of its device and host: no other there is" in text
-    assert "4 devices or hosts, a front of each" in text
-    assert "host board: small" in text
+    assert "★ on the Pareto front of its device and machine: no other there is" in text
+    assert "4 devices or machines, a Pareto front of each" in text
+    assert "machine board: small" in text
 
 
 def test_a_mean_over_times_of_two_hosts_is_on_no_front(results: Results) -> None:
@@ -203,12 +203,12 @@ def test_a_mean_over_times_of_two_hosts_is_on_no_front(results: Results) -> None
         add(results, "stayed", 0.8, 2.0, case={"category": category})
     (pareto,) = fronts(results)
     assert {point.case.backend: point.left_out for point in pareto.points} == {
-        "moved": "its categories are of several devices or hosts",
+        "moved": "its categories are of several devices or machines",
         "stayed": None,
     }
     assert on_front(results) == {"stayed"}
     assert [point.milliseconds for point in pareto.points] == [2.0, None]
-    assert "devices or hosts, a front of each" not in " ".join(pareto.explained)
+    assert "devices or machines, a Pareto front of each" not in " ".join(pareto.explained)
 
 
 def test_only_what_the_means_are_over_has_a_place(results: Results) -> None:
@@ -230,7 +230,7 @@ def test_what_is_too_near_to_be_seen_is_said_to_decide(results: Results) -> None
     assert on_front(results) == {"one", "two"}
     text = tables.render_fronts(fronts(results), "terminal")
     assert text.count("0.7931") == 2
-    assert "as fast and as accurate and better in one of the two (unrounded values)" in text
+    assert "as fast and as accurate and better in one (unrounded values)" in text
 
 
 def test_the_size_of_a_model_is_of_its_largest_category(results: Results) -> None:
@@ -326,10 +326,15 @@ def test_the_picture_says_what_the_table_says_and_draws_no_line_between_hosts(
     text = (tmp_path / "front.svg").read_text(encoding="utf-8")
     for note in (
         *(
-            "left out of the front: no image AUROC or no times: 1 of 4 rows",
+            "left out of the Pareto front: no image AUROC or no times: 1 of 4 rows",
             "1 older records of other detectors",
         ),
-        *("2 devices or hosts, a front of each", "host board: small", "(unrounded values)", "CPU on board"),
+        *(
+            "2 devices or machines, a Pareto front of each",
+            "machine board: small",
+            "(unrounded values)",
+            "CPU on board",
+        ),
     ):
         assert note in text
     assert "hollow" not in text  # the untimed one has no place

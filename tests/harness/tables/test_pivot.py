@@ -111,7 +111,7 @@ def test_times_of_several_hosts_have_no_mean(results: Results) -> None:
     assert (means["p50"], means["images_per_second"]) == ((None, 4.0), (None, 250.0))
     assert means["peak_memory"] == (3.0, 3.0)
     assert (
-        "moved: its categories are of several devices or hosts: their times have no mean"
+        "moved: its categories are of several devices or machines: their times have no mean"
         in side_by_side.notes
     )
     assert not any(note.startswith("stayed: its categories") for note in side_by_side.notes)

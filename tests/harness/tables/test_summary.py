@@ -313,7 +313,7 @@ def test_times_of_several_devices_or_hosts_have_no_mean_and_every_row_its_place(
         setting
     )
     text = tables.render(table_shown, "terminal")
-    assert "no mean of times: they are of several devices or hosts" in text
+    assert "no mean of times: they are of several devices or machines" in text
     cells = [[cell.strip() for cell in line.split("│")] for line in text.splitlines()]
     assert [row[2] for row in cells if len(row) > 2] == ["measured on", "Ascend910 on bench (any)", place, ""]
     (mean,) = [row for row in cells if row[1:2] == ["mean of 2"]]
