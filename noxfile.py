@@ -40,6 +40,12 @@ def prose(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, strict: a broken link or an undocumented name fails."""
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests; arguments after `--` go to pytest."""
     session.run("pytest", *session.posargs)

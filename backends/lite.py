@@ -81,7 +81,7 @@ class Lite:
         except ImportError as error:
             raise Unavailable(
                 f"MindSpore Lite (the module {self.module}) cannot be imported ({error}): download the wheel for your "
-                f"CANN from https://www.mindspore.cn/lite, `pip install` it, then `{machine.CANN_SET_ENV}`; see docs/ascend.md"
+                f"CANN from https://www.mindspore.cn/lite, `pip install` it, then `{machine.CANN_SET_ENV}`; see docs/how-to/ascend-card.md"
             ) from error
         if getattr(lite, "SIMULATED", False) and not self.simulated:
             raise DeviceMismatch(

@@ -1,8 +1,8 @@
-"""The bug bench: every bug has to be found and placed, and no harmless change may give an alarm (docs/bugs.md).
+"""The bug bench: every bug has to be found and placed, and no harmless change may give an alarm (docs/explanation/bug-bench.md).
 
 pytest benchmarks/test_bugs.py -s
 
-One line is printed for each change, and the tables of docs/bugs.md in the end. Polygraphy's column needs
+One line is printed for each change, and the tables of docs/explanation/bug-bench.md in the end. Polygraphy's column needs
 `pip install polygraphy`; it reads "not installed" without.
 """
 
@@ -50,7 +50,7 @@ def test_change(stage: Stage, change: Change) -> None:
 
 
 def test_enough_bugs_are_placed_in_the_right_stage() -> None:
-    """Over those that ran, so a choice by `-k` is judged by itself; printed are the tables of docs/bugs.md."""
+    """Over those that ran, so a choice by `-k` is judged by itself; printed are the tables of docs/explanation/bug-bench.md."""
     bugs = [item for item in OUTCOMES if item.change.place is not None]
     print(f"\n{table.rows(OUTCOMES)}\n\n{table.summary(OUTCOMES)}")
     if not bugs:

@@ -30,7 +30,7 @@ def installed_acl() -> Any:
     except ImportError as error:
         raise Unavailable(
             f"pyACL (the Python module acl) cannot be imported ({error}): install the Ascend driver and CANN, then "
-            "`source /usr/local/Ascend/ascend-toolkit/set_env.sh`; see docs/ascend.md"
+            "`source /usr/local/Ascend/ascend-toolkit/set_env.sh`; see docs/how-to/ascend-card.md"
         ) from error
     if getattr(acl, "SIMULATED", False):
         raise DeviceMismatch(

@@ -195,5 +195,5 @@ def _compiled(found: Artifact, request: OmRequest) -> Variant:
         said = " | ".join("".join(logs).strip().splitlines()[-5:])
         raise Fault(
             f"the trial model cannot be compiled: {str(error).partition('; its whole output')[0]}",
-            f"atc said: {said or 'nothing'}; see docs/ascend.md",
+            f"atc said: {said or 'nothing'}; see docs/how-to/ascend-card.md",
         ) from error

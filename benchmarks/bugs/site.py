@@ -95,7 +95,7 @@ class Site:
         )
 
     def preprocess_elsewhere(self, make: Callable[[Sample], Float32]) -> None:
-        """Overwrite the batches, one image each, as docs/files.md tells another program's author to."""
+        """Overwrite the batches, one image each, as docs/reference/file-formats.md tells another program's author to."""
         self.write_inputs()
         assert self.inputs is not None
         path = self.inputs / batches.INDEX

@@ -1,4 +1,4 @@
-"""The bench's outcomes as the table of docs/bugs.md."""
+"""The bench's outcomes as the table of docs/explanation/bug-bench.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`atc`, Ascend's compiler: its command, its version, its run, and what its output means.
 
 It is started in a folder of its own, with plain relative names: it refuses paths with blanks, and older releases leave
-files in the working directory. It was never run here against the real program (docs/ascend.md).
+files in the working directory. It was never run here against the real program (docs/reference/ascend.md).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `harness.blame.nodes.prepare` writes the folder: one artifact per cut, whose network ends at a tensor of the original; a data
 set of a few images; the reference's value of that tensor for each of them. A board exports and benches the artifacts
-with `--save-outputs`, or takes the file road. `compare` reads those records. docs/blame.md describes the folder.
+with `--save-outputs`, or takes the file road. `compare` reads those records. docs/explanation/blame.md describes the folder.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def add_bench(parser: Parser) -> None:
         nargs="*",
         type=path,
         metavar="MODEL",
-        help="an artifact, a folder of artifacts, or an .onnx file (docs/onnx.md)",
+        help="an artifact, a folder of artifacts, or an .onnx file (docs/reference/onnx-models.md)",
     )
     parser.add_argument(
         "--variant",

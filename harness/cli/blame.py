@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def add_blame(parser: Parser) -> None:
     """Add the kinds of `blame`."""
     parser.describe(
-        "Find the node at which two backends first differ (docs/blame.md).",
+        "Find the node at which two backends first differ (docs/explanation/blame.md).",
         example="blame nodes artifacts/bottle --data data --other openvino-cpu",
     )
     kinds = parser.add_subparsers(required=True, metavar="HOW")

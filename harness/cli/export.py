@@ -42,7 +42,9 @@ def add_export(parser: Parser) -> None:
         action="store_true",
         help="the graph contains the head: image in, map and score out",
     )
-    precision = parser.add_argument_group("reduced precision of the float32 ONNX variant (docs/precision.md)")
+    precision = parser.add_argument_group(
+        "reduced precision of the float32 ONNX variant (docs/explanation/precision.md)"
+    )
     precision.add_argument(
         "--precision",
         choices=("fp16", "int8"),
@@ -72,7 +74,9 @@ def add_export(parser: Parser) -> None:
     images.add_argument(
         "--images", type=positive, metavar="N", help="good images used (default: 32; for the report 16)"
     )
-    _add_om(parser.add_argument_group("--format om: atc compiles the ONNX variant (docs/ascend.md)"))
+    _add_om(
+        parser.add_argument_group("--format om: atc compiles the ONNX variant (docs/how-to/ascend-card.md)")
+    )
     report = parser.add_argument_group("instead of --format")
     report.add_argument("--fp16-report", action="store_true", help="list tensors that float16 cannot hold")
     arguments.add_json(report)

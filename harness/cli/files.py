@@ -1,4 +1,4 @@
-"""`inputs`, `score`, `pack` and `merge`: what is carried to other machines and back (docs/files.md)."""
+"""`inputs`, `score`, `pack` and `merge`: what is carried to other machines and back (docs/reference/file-formats.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_inputs(parser: Parser) -> None:
     """Add the options of `inputs`."""
     parser.describe(
         "Write the preprocessed test images, so that a program outside the harness runs the network on them. "
-        "`score` then makes records from its outputs (docs/files.md).",
+        "`score` then makes records from its outputs (docs/reference/file-formats.md).",
         example="inputs artifacts/padim-resnet18 --data data --to inputs --format bin",
     )
     arguments.add_artifact(parser)
@@ -59,7 +59,7 @@ def _inputs(options: argparse.Namespace) -> int:
                 f"{category.name}: {len(index.images)} images in {len(index.batches)} batches for {variant.id}, "
                 f"input {index.input.name!r} {index.input.dtype} {index.layout}"
             )
-    print(f"{options.to}: complete; docs/files.md says how outputs must be named")
+    print(f"{options.to}: complete; docs/reference/file-formats.md says how outputs must be named")
     return 0
 
 
@@ -67,7 +67,7 @@ def add_score(parser: Parser) -> None:
     """Add the options of `score`."""
     parser.describe(
         "Make records from the outputs that a program outside the harness wrote for the batches of `inputs` "
-        "(docs/files.md).",
+        "(docs/reference/file-formats.md).",
         example="score artifacts --inputs inputs --outputs out --from cpp --data data",
     )
     arguments.add_artifact(parser)

@@ -12,7 +12,7 @@ from harness.cli.outcome import EXIT
 def add_gate(parser: Parser) -> None:
     """Add the options of `gate`."""
     parser.describe(
-        "Judge records and benchmarks by rules: passed, failed or not measured (docs/gates.md).",
+        "Judge records and benchmarks by rules: passed, failed or not measured (docs/reference/gate-rules.md).",
         example="gate rules.toml --results results",
     )
     _add_rules(parser)
@@ -31,7 +31,9 @@ def _gate(options: argparse.Namespace) -> int:
 def add_baseline(parser: Parser) -> None:
     """Add the actions of `baseline`."""
     example = "baseline update rules.toml --results results"
-    parser.describe("Manage the records that gates compare with (docs/gates.md).", example=example)
+    parser.describe(
+        "Manage the records that gates compare with (docs/reference/gate-rules.md).", example=example
+    )
     update = parser.add_subparsers(required=True, metavar="ACTION").add_parser(
         "update", help="replace the baseline by the current records"
     )

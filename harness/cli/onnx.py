@@ -22,7 +22,9 @@ FOLDER = "onnx"
 def add_onnx(parser: Parser) -> None:
     """Add the actions of `onnx`."""
     example = "onnx describe model.onnx --out manifest.json"
-    parser.describe("Describe an ONNX model that was not exported here (docs/onnx.md).", example=example)
+    parser.describe(
+        "Describe an ONNX model that was not exported here (docs/reference/onnx-models.md).", example=example
+    )
     describe = parser.add_subparsers(required=True, metavar="ACTION").add_parser(
         "describe", help="show the model's inputs and outputs, and what must be declared for bench"
     )

@@ -56,7 +56,7 @@ def add_parity(parser: Parser) -> None:
     output.add_argument(
         "--sign", type=path, metavar="FILE", help="write the page to sign, FILE.html or FILE.md"
     )
-    blame = parser.add_argument_group("where a pair first differs (docs/blame.md)")
+    blame = parser.add_argument_group("where a pair first differs (docs/explanation/blame.md)")
     blame.add_argument(
         "--blame", action="store_true", help="name the blamed stage of every pair that did not pass"
     )

@@ -18,7 +18,7 @@ def add_tune(parser: Parser) -> None:
     """Add the options of `tune`."""
     parser.describe(
         "Make every variant in a copy of the artifact, measure each in its own worker, and print what it costs and gives. "
-        "The same command continues an interrupted run (docs/precision.md).",
+        "The same command continues an interrupted run (docs/explanation/precision.md).",
         example="tune artifacts/padim-resnet18/bottle --data data --to tuning",
     )
     parser.add_argument("artifact", type=path, metavar="ARTIFACT", help="an artifact with an ONNX variant")

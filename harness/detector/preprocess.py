@@ -3,7 +3,7 @@
 The list lies in the artifact's manifest. A variant says after which step its graph takes over; the host runs the list
 up to there. Resizing happens on uint8 with a bit-exact interpolation: `linear` differs between processors in the last
 bit, `linear_exact` and `pyramid` do not. The interpolations `pil_…` are Pillow's, whose kernels widen with the reduction,
-where OpenCV's do not; and masks have rules of their own, for the tables of scripts that used them (docs/protocols.md).
+where OpenCV's do not; and masks have rules of their own, for the tables of scripts that used them (docs/explanation/protocols.md).
 """
 
 from __future__ import annotations

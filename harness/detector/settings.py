@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """then cut to the centre of this many."""
     interpolation: Interpolation = "pyramid"
     protocol: Literal["standard", "seed"] = "standard"
-    """`seed`: with those quirks of the original scripts that move a published number; see docs/protocols.md."""
+    """`seed`: with those quirks of the original scripts that move a published number; see docs/explanation/protocols.md."""
 
 
 class Padim(Settings, frozen=True, kw_only=True):

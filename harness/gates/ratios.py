@@ -1,7 +1,7 @@
 """How many times its control's time a subject takes, with an interval over processes.
 
 Memory layout, the core and its neighbours differ from process to process and move the ratio by more than blocks of one
-process can show (docs/gates.md). So the unit is the process: each gives the log of its ratio of medians, and the interval
+process can show (docs/reference/gate-rules.md). So the unit is the process: each gives the log of its ratio of medians, and the interval
 of their mean is Student's, Georges, Buytaert and Eeckhout, "Statistically rigorous Java performance evaluation", OOPSLA
 2007, sections 3.2 and 3.3. What the blocks of the processes leave open is a lower limit to its width.
 """

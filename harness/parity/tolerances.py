@@ -1,6 +1,6 @@
 """Tolerances by precision, and which precision a pair of records is judged in.
 
-Where the numbers come from is in `docs/parity.md`: float32's and float16's are measured, the others derived.
+Where the numbers come from is in `docs/explanation/parity.md`: float32's and float16's are measured, the others derived.
 """
 
 from __future__ import annotations

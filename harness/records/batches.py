@@ -2,7 +2,7 @@
 
 `index.json` says what lies in `batches/` and digests it. A batch is one array with the rows of consecutive images, padded
 by its last row where the network's batch is fixed. Its file's name holds the start of its digest, so that the outputs a
-runner names after it cannot be taken for those of other inputs. docs/files.md describes the format.
+runner names after it cannot be taken for those of other inputs. docs/reference/file-formats.md describes the format.
 """
 
 from __future__ import annotations

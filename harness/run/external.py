@@ -1,7 +1,7 @@
 """Outputs that another program wrote for input batches of ours, scored as if a backend had given them.
 
 Only a file's name says to which batch it belongs, so the names must be exactly those in the index. Raw outputs cannot
-show that two files exchanged their names; docs/files.md lists what is checked.
+show that two files exchanged their names; docs/reference/file-formats.md lists what is checked.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _files(program: Program, folder: batches.Folder, variant: Variant, written: 
         if names:
             raise DatasetError(
                 f"{written}: {problem}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if names[5:] else ''} "
-                f"({len(folder.index.batches)} batches of {len(variant.outputs)} outputs, docs/files.md says how they "
+                f"({len(folder.index.batches)} batches of {len(variant.outputs)} outputs, docs/reference/file-formats.md says how they "
                 "are named); run the inputs through the model again, into an empty folder"
             )
     return chosen

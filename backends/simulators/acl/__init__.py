@@ -2,7 +2,7 @@
 
 `create(board)` gives a module with `rt`, `mdl`, `util` and the rest; it is marked `SIMULATED`, and `simulator` says
 what was called and what is still alive. It is not the vendor's software, contains nothing of it, and has never been
-compared with a device. It was written from the public documents and sources alone (`docs/ascend.md` lists each call
+compared with a device. It was written from the public documents and sources alone (`docs/reference/ascend.md` lists each call
 with its evidence); codes of misuse are those of the current CANN source, and older releases may differ.
 
 Simulated: handles as integers, one range per kind; host pointers that are real addresses and device pointers that are

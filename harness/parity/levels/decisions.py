@@ -44,7 +44,7 @@ def decision_level(sides: Sides, flipped: Sequence[Flip]) -> LevelReport:
         return LevelReport(name="decisions", verdict="not measured", messages=(why,))
     threshold = sides.records[0].thresholds.image
     if threshold is None:
-        why = "no threshold is known: the model came without one and none was declared (docs/onnx.md)"
+        why = "no threshold is known: the model came without one and none was declared (docs/how-to/onnx-from-elsewhere.md)"
         return LevelReport(name="decisions", verdict="not measured", messages=(why,))
     asked, good_range = FLOAT32.score, sides.good_range
     margin = max((flip.margin for flip in flipped), default=0.0)

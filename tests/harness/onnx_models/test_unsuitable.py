@@ -1,4 +1,4 @@
-"""What each unsuitable or broken model gets: the table of docs/onnx.md, row by row."""
+"""What each unsuitable or broken model gets: the table of docs/reference/onnx-models.md, row by row."""
 
 from __future__ import annotations
 

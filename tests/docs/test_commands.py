@@ -12,7 +12,7 @@ from harness import registry
 from harness.cli import parser
 from harness.cli.old_spellings import translated
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -24,7 +24,9 @@ def commands(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
+    "path",
+    [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_every_command_of_a_document_parses(path: Path) -> None:
     for command in commands(path):
@@ -39,12 +41,12 @@ def test_every_command_of_a_document_parses(path: Path) -> None:
     {
         "README.md": {"data", "weights", "fit", "export", "bench", "parity", "tables", "backends"}
         | {"onnx", "gate", "reproduce", "replay"},
-        "docs/ascend.md": {"fit", "export", "bench", "doctor"},
-        "docs/blame.md": {"parity", "blame"},
-        "docs/files.md": {"inputs", "score", "parity", "bench", "pack", "merge"},
-        "docs/gates.md": {"gate", "baseline", "bench", "pack", "merge"},
-        "docs/onnx.md": {"onnx", "bench"},
-        "docs/precision.md": {"export", "bench", "tables", "tune"},
+        "docs/how-to/ascend-card.md": {"fit", "export", "bench", "doctor"},
+        "docs/explanation/blame.md": {"parity", "blame"},
+        "docs/reference/file-formats.md": {"inputs", "score", "parity", "bench", "pack", "merge"},
+        "docs/reference/gate-rules.md": {"gate", "baseline", "bench", "pack", "merge"},
+        "docs/reference/onnx-models.md": {"onnx", "bench"},
+        "docs/explanation/precision.md": {"export", "bench", "tables", "tune"},
     }.items(),
 )
 def test_a_document_shows_a_command_of_every_kind(name: str, kinds: set[str]) -> None:
@@ -80,7 +82,7 @@ def test_links_in_the_readme_lead_to_files() -> None:
 
 
 def test_every_backend_that_runs_onnx_has_its_row() -> None:
-    text = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "backends.md").read_text(encoding="utf-8")
     rows = re.findall(
         r"`([^`]+)`", "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
     )

@@ -1,4 +1,4 @@
-"""docs/gates.md shows rules that are read, and names every key."""
+"""docs/reference/gate-rules.md shows rules that are read, and names every key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from harness.gates import read, rules
 
-TEXT = (Path(__file__).resolve().parents[3] / "docs" / "gates.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "gate-rules.md").read_text(
+    encoding="utf-8"
+)
 KINDS = (rules.Bound, rules.NonInferior, rules.Growth, rules.Parity, rules.Latency)
 
 

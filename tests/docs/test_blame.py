@@ -1,4 +1,4 @@
-"""docs/blame.md names every stage."""
+"""docs/explanation/blame.md names every stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import get_args
 
 from harness.blame import FLOAT16, FLOAT32, Stage
 
-TEXT = (Path(__file__).resolve().parents[1] / "docs" / "blame.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "explanation" / "blame.md").read_text(encoding="utf-8")
 
 
 def test_every_stage_and_both_tolerances_are_named() -> None:
