@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,16 @@ Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
 AnyArray = NDArray[Any]
+Verdict = Literal["passed", "failed", "not measured"]
+MARKS: dict[Verdict, str] = {"passed": "✓", "failed": "✗", "not measured": "?"}
+
+
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
+    """Combine verdicts: failed beats not measured beats passed; no verdicts at all are not measured."""
+    distinct = set(verdicts)
+    if "failed" in distinct:
+        return "failed"
+    return "passed" if distinct == {"passed"} else "not measured"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

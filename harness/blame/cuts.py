@@ -20,6 +20,7 @@ from harness.blame import outputs
 from harness.detector import artifact
 from harness.errors import ArtifactError, RecordError, UsageError
 from harness.parity import Verdict, overall
+from harness.parity.tolerances import search_tolerance
 from harness.records import record
 from harness.records.outputs import Reader
 from harness.records.record import Record
@@ -211,7 +212,7 @@ def _comparison(
     precisions = {item.outputs.variant.precision for item in found.values() if item.outputs is not None}
     allowed = tolerance
     if allowed is None:
-        allowed = max(map(outputs.tolerance_of, precisions), default=outputs.FLOAT32)
+        allowed = max(map(search_tolerance, precisions or {"fp32"}))
     return Comparison(
         backend=any_.case.runner,
         variant=any_.case.variant,

@@ -98,19 +98,6 @@ def _other_image(
     return None
 
 
-FLOAT32 = 1e-4
-"""Relative to the tensor's largest value: a hundred times what float32 runtimes differ by in one layer."""
-
-
-FLOAT16 = 1e-2
-"""Twenty times float16's rounding step of 2⁻¹¹: what layers after one another add up to."""
-
-
-def tolerance_of(precision: str) -> float:
-    """The default for tensors of a variant of this precision: `FLOAT32` for `fp32`, `FLOAT16` for all others."""
-    return FLOAT32 if precision == "fp32" else FLOAT16
-
-
 def require_tolerance(tolerance: float) -> None:
     """Raise `UsageError` unless it is a number from 0 to below infinity: anything is within infinity."""
     if not (math.isfinite(tolerance) and tolerance >= 0):

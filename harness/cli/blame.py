@@ -257,10 +257,11 @@ def _blame_nodes(
     reference: Side, other: Side, samples: Sequence[Sample], *, tolerance: float | None, to: Path | None
 ) -> NodeBlame:
     from harness.blame import nodes, outputs
+    from harness.parity.tolerances import search_tolerance
 
     if reference.variant.input_stage != other.variant.input_stage:
         raise UsageError("the two variants take different inputs: one of them normalises in its graph")
-    allowed = outputs.tolerance_of(other.variant.precision) if tolerance is None else tolerance
+    allowed = search_tolerance(other.variant.precision) if tolerance is None else tolerance
     outputs.require_tolerance(allowed)
     return nodes.blame(reference, other, nodes.rows(reference, samples), tolerance=allowed, to=to)
 

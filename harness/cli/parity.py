@@ -80,8 +80,8 @@ def _parity(options: argparse.Namespace) -> int:
         from harness.parity import page
 
         page.require_new(options.sign)
-    limits = parity.Asked(profile=options.profile, outputs=tolerances, margin=options.margin)
-    report = parity.parity(options.results, reference=options.reference, asked=limits)
+    limits = parity.Limits(profile=options.profile, outputs=tolerances, margin=options.margin)
+    report = parity.parity(options.results, reference=options.reference, limits=limits)
     document, lines = report.to_json(), parity.lines(report)
     if options.blame:
         from harness.cli.blame import of_report

@@ -180,8 +180,8 @@ def _parity(places: Places, rule: Parity, category: str) -> Finding:
         source=rule.reference.source,
     )
     reference, subject = (_admitted_side(places.results, find, category, rule) for find in (other, rule.find))
-    asked = parity.Asked(profile=rule.profile, margin=rule.margin)
-    pair = parity.compare(places.results.folder, reference, subject, asked=asked)
+    limits = parity.Limits(profile=rule.profile, margin=rule.margin)
+    pair = parity.compare(places.results.folder, reference, subject, limits=limits)
     if pair.reason is not None:
         raise NotMeasured(pair.reason)
     wrong = [f"{level.name} {level.verdict}: {'; '.join(level.messages)}" for level in pair.levels]

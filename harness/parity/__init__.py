@@ -1,10 +1,10 @@
-"""Parity: how far two records of one detector agree, level by level, and whether that is near enough.
+"""Parity: how far two records of one detector agree, level by level, and whether the differences are within tolerance.
 
-What cannot be compared is "not measured" with its reason, never passed. Nothing here touches images, models or
-devices: records and their evidence are enough.
+A level that cannot be compared is "not measured" with its reason, never passed. Records and their evidence are enough:
+nothing here needs images, models or devices. `matching` pairs the records of a folder, `compare` compares one pair.
 """
 
-from harness.parity.compare import Asked, compare
+from harness.parity.compare import Limits, compare
 from harness.parity.levels.maps import structural_similarity
 from harness.parity.matching import parity
 from harness.parity.pair import flipped, rank_correlation, read_again
@@ -18,21 +18,20 @@ from harness.parity.report import (
     PairReport,
     ParityReport,
     TensorDifference,
-    Verdict,
-    overall,
 )
 from harness.parity.text import lines
 from harness.parity.tolerances import FLOAT32, PROFILES, Profile, Tolerances
+from harness.types import Verdict, overall
 
 __all__ = [
     "COMPARED_METRICS",
     "FLOAT32",
     "LEVELS",
     "PROFILES",
-    "Asked",
     "Difference",
     "Flip",
     "LevelReport",
+    "Limits",
     "MetricChange",
     "PairReport",
     "ParityReport",

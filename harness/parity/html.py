@@ -1,4 +1,4 @@
-"""A page as blocks, written as HTML or as Markdown: one file that needs no other."""
+"""A page of blocks, written as HTML or Markdown: one file that needs no others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """Level 1 is the page's title."""
+    """A heading; level 1 is the page's title."""
 
     level: int
     text: str
@@ -41,7 +41,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows as long as the header."""
+    """A table; each row is as long as the header."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A PNG with what it shows."""
+    """A PNG with its caption."""
 
     caption: str
     png: bytes
@@ -59,7 +59,7 @@ Block = Heading | Text | Items | Table | Picture
 
 
 def html_page(blocks: Sequence[Block]) -> str:
-    """A whole HTML document, its pictures inside; the first block is its title. All text is escaped."""
+    """Return an HTML document that contains its pictures; the first block is its title. All text is escaped."""
     (first, *_) = blocks
     title = _escaped(first.text) if isinstance(first, Heading) else ""
     body = "\n".join(_html(block) for block in blocks)
@@ -70,7 +70,7 @@ def html_page(blocks: Sequence[Block]) -> str:
 
 
 def markdown_page(blocks: Sequence[Block]) -> str:
-    """Markdown with tables, its pictures at the end as data addresses; what would be markup in a text is escaped."""
+    """Return Markdown with its pictures as data addresses at the end; markup characters in texts are escaped."""
     pictures = [block for block in blocks if isinstance(block, Picture)]
     body = [
         f"![{_plain(block.caption)}][picture-{pictures.index(block) + 1}]"
@@ -88,7 +88,7 @@ def _html(block: Block) -> str:
     if isinstance(block, Text):
         return f"<p>{_escaped(block.text)}</p>"
     if isinstance(block, Items):
-        return f"<ul>{''.join(f'<li>{_escaped(item)}</li>' for item in block.items)}</ul>"
+        return f"<ul>{''.join(f'<li>{_escaped(line)}</li>' for line in block.items)}</ul>"
     if isinstance(block, Table):
         rows = [_html_row(block.header, "th"), *(_html_row(row, "td") for row in block.rows)]
         return f"<table>{''.join(rows)}</table>"
@@ -106,7 +106,7 @@ def _markdown(block: Heading | Text | Items | Table) -> str:
     if isinstance(block, Text):
         return _plain(block.text)
     if isinstance(block, Items):
-        return "\n".join(f"- {_plain(item)}" for item in block.items)
+        return "\n".join(f"- {_plain(line)}" for line in block.items)
     rule = f"|{' --- |' * len(block.header)}"
     return "\n".join([_markdown_row(block.header), rule, *map(_markdown_row, block.rows)])
 
@@ -120,7 +120,7 @@ def _escaped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line in which nothing is markup."""
+    """Return the text as one line without markup."""
     return re.sub(r"([\\`*_<>\[\]|&#])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""The page to sign: what was compared, what came of it, and what was not measured, in one file."""
+"""The page to sign: what was compared, the verdicts, and what was not measured, in one file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from harness.errors import DISTRIBUTION, UsageError
 from harness.parity import pictures
 from harness.parity.html import Block, Heading, Items, Picture, Table, Text, html_page, markdown_page
 from harness.parity.levels.metrics import interval_in_words
-from harness.parity.pair import read_again, side_names
-from harness.parity.report import COMPARED_METRICS, LevelReport, PairReport, ParityReport, Verdict
+from harness.parity.pair import pair_names, read_again
+from harness.parity.report import COMPARED_METRICS, LevelReport, PairReport, ParityReport
+from harness.parity.text import short
 from harness.parity.tolerances import precision_of
 from harness.records.record import Record
+from harness.types import Verdict
 
 PICTURES = 24
 """Most pictures on one page, about 10 MB; flips come first."""
@@ -29,29 +31,31 @@ _SHOWN = {
     "flips": "flips",
     "tolerated_flips": "tolerated",
 }
+_TENSOR_HEADER = (
+    *("output", "tolerance needed", "allowed", "largest", "mean", "largest relative", "mean relative"),
+    *("relative L2", "cosine", "NaN or infinite", "image"),
+)
 
 
 def require_new(path: Path) -> None:
-    """Raise `UsageError` unless a page can be written under this name, where nothing is yet."""
+    """Raise `UsageError` unless `path` has a suffix of a page and does not exist."""
     if path.suffix.lower() not in _WRITERS:
         raise UsageError(f"--sign {path}: name a file that ends in .html or .md")
     if path.exists():
-        raise UsageError(
-            f"--sign {path}: is there already, and may be signed: name another file, or move it away"
-        )
+        raise UsageError(f"--sign {path}: exists, and may be signed: name another file, or move it away")
 
 
 def write(folder: Path, report: ParityReport, path: Path) -> None:
-    """Write the page, as HTML or Markdown by the suffix of `path`, whole or not at all.
+    """Write the page, as HTML or Markdown by the suffix of `path`, completely or not at all.
 
     Args:
-        folder: Results folder `report` was made from.
-        report: What to sign.
-        path: The page.
+        folder: Results folder of `report`.
+        report: The comparison to sign.
+        path: The new page.
 
     Raises:
-        RecordError: a record or its evidence was edited or removed since it was written.
-        UsageError: the suffix is neither `.html` nor `.md`, or the file is there.
+        RecordError: a record or its evidence was altered or removed since it was compared.
+        UsageError: the suffix is neither `.html` nor `.md`, or the file exists.
     """
     require_new(path)
     storage.write_bytes(path, _WRITERS[path.suffix.lower()](_blocks(folder, report)).encode())
@@ -64,7 +68,7 @@ def _blocks(folder: Path, report: ParityReport) -> list[Block]:
     blocks: list[Block] = [
         Heading(1, f"Parity {report.verdict}"),
         Text(
-            f"{passed} of {len(report.pairs)} comparisons with {report.reference} passed. Made by {DISTRIBUTION} "
+            f"{passed} of {len(report.pairs)} comparisons with {report.reference} passed. Written by {DISTRIBUTION} "
             f"{__version__} from records and their evidence; no model was run for this page."
         ),
     ]
@@ -72,79 +76,81 @@ def _blocks(folder: Path, report: ParityReport) -> list[Block]:
         blocks.append(Text(f"SIMULATED, not hardware: {', '.join(simulated)}."))
     blocks += [
         Heading(2, "Not measured"),
-        Items(_not_measured(report, [both for _, both in pairs], simulated)),
+        Items(_not_measured(report, [records for _, records in pairs], simulated)),
     ]
     budget = PICTURES
-    for pair, both in pairs:
+    for pair, records in pairs:
         shown = _pictures(folder, pair, budget)
         budget -= len(shown)
-        blocks += [*_pair_blocks(folder, pair, both), *_flip_blocks(pair, shown)]
+        blocks += [*_pair_blocks(folder, pair, records), *_flip_blocks(pair, shown)]
     return [
         *blocks,
         Heading(2, "Signature"),
-        Table(("", ""), [(what, " ") for what in ("name", "function", "place and date", "signature")]),
+        Table(("", ""), [(label, " ") for label in ("name", "function", "place and date", "signature")]),
     ]
 
 
 def _not_measured(
     report: ParityReport, records: Sequence[tuple[Record, Record]], simulated: Sequence[str]
 ) -> list[str]:
-    found = [f"not compared: {reason}" for reason in report.reasons]
+    texts = [f"not compared: {reason}" for reason in report.reasons]
     for pair in report.pairs:
         title = _title(pair)
-        found += [] if pair.reason is None else [f"{title}: not compared: {pair.reason}"]
-        found += [
+        texts += [] if pair.reason is None else [f"{title}: not compared: {pair.reason}"]
+        texts += [
             f"{title}: {level.name}: {'; '.join(level.messages) or 'no reason given'}"
             for level in pair.levels
             if level.verdict == "not measured"
         ]
-        found += [f"{title}: {name}: {why}" for name, why in pair.left_out.items()]
+        texts += [f"{title}: {name}: {why}" for name, why in pair.left_out.items()]
     if any(change.non_inferior is None for pair in report.pairs for change in pair.metrics):
-        found.append(
+        texts.append(
             "no margin was stated (parity --margin): whether other images of the same kind would show a loss of AUROC or "
             "AUPRO is not judged"
         )
     if simulated:
-        found.append(f"hardware in the place of {', '.join(simulated)}")
-    scored = {item.case.runner for both in records for item in both if _is_scored(item)}
-    found += [
-        f"which model file gave the outputs of {runner}: they came as files" for runner in sorted(scored)
+        texts.append(f"real hardware in place of {', '.join(simulated)}")
+    scored = {record.case.runner for both in records for record in both if _is_scored(record)}
+    texts += [
+        f"which model file computed the outputs of {runner}: they came as files" for runner in sorted(scored)
     ]
     return [
-        *found,
-        "latency, memory and throughput, which are no part of parity",
-        "any image but the test images below",
+        *texts,
+        "latency, memory and throughput, which are not part of parity",
+        "any image except the test images below",
     ]
 
 
-def _is_scored(item: Record) -> bool:
-    source = item.source
+def _is_scored(record: Record) -> bool:
+    source = record.source
     return source is not None and source.outputs_sha256 is not None and source.record_sha256 is None
 
 
 def _title(pair: PairReport) -> str:
-    other = f"{pair.other.runner} ({pair.other.variant})"
-    return f"{pair.other.category}: {other} against {side_names(pair.reference, pair.other)[0]}"
+    candidate = f"{pair.other.runner} ({pair.other.variant})"
+    return f"{pair.other.category}: {candidate} against {pair_names(pair.reference, pair.other)[0]}"
 
 
-def _pair_blocks(folder: Path, pair: PairReport, both: tuple[Record, Record]) -> Iterator[Block]:
+def _pair_blocks(folder: Path, pair: PairReport, records: tuple[Record, Record]) -> Iterator[Block]:
     yield Heading(2, f"{_title(pair)}: {pair.verdict}")
     if pair.reason is not None:
         yield Text(f"Not compared: {pair.reason}.")
     if pair.notes:
         yield Items(pair.notes)
-    yield Table(("", "both sides"), _common_rows(pair, both))
-    sides = [_side_rows(folder / name, item) for name, item in zip(pair.record_files, both, strict=True)]
-    rows = [(what, sides[0][what], sides[1][what]) for what in sides[0]]
-    names = side_names(pair.reference, pair.other)
-    yield Table(("", f"reference: {names[0]}", f"other: {names[1]}"), rows)
+    yield Table(("", "both records"), _common_rows(pair, records))
+    reference, candidate = (
+        _own_rows(folder / name, record) for name, record in zip(pair.record_files, records, strict=True)
+    )
+    rows = [(label, text, candidate[label]) for label, text in reference.items()]
+    names = pair_names(pair.reference, pair.other)
+    yield Table(("", f"reference: {names[0]}", f"candidate: {names[1]}"), rows)
     if not pair.levels:
         return
     yield Heading(3, "Levels")
     yield Text(f"Tolerances of {pair.profile.name} ({pair.profile.why}).")
     yield Table(
-        ("level", "verdict", "by float32", "tolerance needed", "tolerance asked for", "found"),
-        [_level_row(level, pair.float32 or {level.name: level.verdict}) for level in pair.levels],
+        ("level", "verdict", "by float32", "tolerance needed", "tolerance", "measured"),
+        [_level_row(level, pair.float32.get(level.name, level.verdict)) for level in pair.levels],
     )
     messages = [f"{level.name}: {line}" for level in pair.levels for line in level.messages]
     if messages:
@@ -157,28 +163,31 @@ def _pair_blocks(folder: Path, pair: PairReport, both: tuple[Record, Record]) ->
         yield _metric_table(pair)
 
 
-def _common_rows(pair: PairReport, both: tuple[Record, Record]) -> list[tuple[str, str]]:
-    """What both sides should have in common; where they have not, what either has."""
-    reference, other = map(_shared, both)
+def _common_rows(pair: PairReport, records: tuple[Record, Record]) -> list[tuple[str, str]]:
+    """Return what both records should have in common, and both values if they differ."""
+    reference, candidate = map(_shared, records)
     rows = [
-        (what, mine if mine == other[what] else f"reference: {mine}; other: {other[what]}")
-        for what, mine in reference.items()
+        (
+            label,
+            text if text == candidate[label] else f"reference: {text}; candidate: {candidate[label]}",
+        )
+        for label, text in reference.items()
     ]
     return [*rows, ("compared", f"{pair.good + pair.defective} images")]
 
 
-def _shared(item: Record) -> dict[str, str]:
-    case, data, thresholds = item.case, item.data, item.thresholds
+def _shared(record: Record) -> dict[str, str]:
+    case, data, thresholds = record.case, record.data, record.thresholds
     return {
-        "detector": f"{case.detector} {case.backbone}, detector_sha256 {item.detector_sha256}",
-        "weights": f"{item.weights.source}, {item.weights.sha256}",
+        "detector": f"{case.detector} {case.backbone}, detector_sha256 {record.detector_sha256}",
+        "weights": f"{record.weights.source}, {record.weights.sha256}",
         "data set": f"{case.dataset}, {case.category}{f', suite {case.suite}' if case.suite else ''}",
         "thresholds": f"image {_threshold(thresholds.image)}, pixel {_threshold(thresholds.pixel)}",
         "test images": "unknown"
         if data is None
         else f"{data.good} good, {data.defective} defective, fingerprint {data.fingerprint}",
         "ground truth": f"grey values above {case.mask_threshold}, {case.mask_resize}"
-        + ("" if data is None else f"; the crop cuts {data.masks_cut}, empties {data.masks_emptied}"),
+        + ("" if data is None else f"; the crop cuts {data.masks_cut} masks, empties {data.masks_emptied}"),
     }
 
 
@@ -186,36 +195,36 @@ def _threshold(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.7g}"
 
 
-def _side_rows(path: Path, item: Record) -> dict[str, str]:
-    device, host, case = item.device, item.host, item.case
+def _own_rows(path: Path, record: Record) -> dict[str, str]:
+    device, host, case = record.device, record.host, record.case
     commit = host.git_commit or "no checkout"
     return {
         "record": f"{path.name}, {storage.sha256_of_file(path)}",
-        "finished": item.finished,
-        "variant": f"{case.variant}, taken for {precision_of(item)[0]}",
+        "finished": record.finished,
+        "variant": f"{case.variant}, counts as {precision_of(record)[0]}",
         "batch, threads": f"{case.batch_size}, {case.threads}",
         "device": "unknown"
         if device is None
         else f"{device.described}{', SIMULATED, not hardware' if device.simulated else ''}",
-        "software": "unknown" if device is None else _pairs_of(device.runtime),
-        "options": "unknown" if device is None else _pairs_of(device.options),
-        "host": f"{host.name}, {host.processor}, {host.machine}, {host.system}, Python {host.python}",
+        "software": "unknown" if device is None else _listed(device.runtime),
+        "options": "unknown" if device is None else _listed(device.options),
+        "machine": f"{host.name}, {host.processor}, {host.machine}, {host.system}, Python {host.python}",
         "harness": f"{host.harness}, {commit}{' with changes' if host.git_dirty else ''}",
-        "model": item.model_sha256,
-        "artifact": item.artifact_sha256,
-        "evidence": "none" if item.evidence is None else item.evidence.sha256,
-        "outputs": "not saved" if item.outputs is None else item.outputs.sha256,
+        "model": record.model_sha256,
+        "artifact": record.artifact_sha256,
+        "evidence": "none" if record.evidence is None else record.evidence.sha256,
+        "outputs": "not saved" if record.outputs is None else record.outputs.sha256,
     }
 
 
-def _pairs_of(values: dict[str, str]) -> str:
+def _listed(values: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items()) or "none"
 
 
-def _level_row(level: LevelReport, by_float32: dict[str, Verdict]) -> tuple[str, ...]:
+def _level_row(level: LevelReport, by_float32: Verdict) -> tuple[str, ...]:
     needed = level.numbers.get("tolerance_needed")
-    asked = {name: value for name, value in level.tolerance.items() if name != "absolute"}
-    found = [
+    tolerances = {name: value for name, value in level.tolerance.items() if name != "absolute"}
+    measured = [
         f"{text} {value:.6g}{f' ({level.images[name]})' if name in level.images else ''}"
         for name, text in _SHOWN.items()
         if (value := level.numbers.get(name)) is not None
@@ -223,38 +232,24 @@ def _level_row(level: LevelReport, by_float32: dict[str, Verdict]) -> tuple[str,
     return (
         level.name,
         level.verdict,
-        by_float32[level.name],
+        by_float32,
         "" if needed is None else f"{needed:.2g}",
-        ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in asked.items()) or "equal",
-        ", ".join(found),
+        ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in tolerances.items()) or "equal",
+        ", ".join(measured),
     )
 
 
 def _tensor_table(pair: PairReport) -> Table:
-    header = (
-        *(
-            "output",
-            "needed",
-            "asked",
-            "largest",
-            "mean",
-            "largest relative",
-            "mean relative",
-            "relative L2",
-            "cosine",
-        ),
-        *("NaN or infinite", "image"),
-    )
     rows = []
-    for found in pair.tensors:
+    for tensor in pair.tensors:
         numbers = (
-            *(found.tolerance_needed, pair.profile.tolerances.of_output(found.output)),
-            *(found.largest, found.mean, found.largest_relative, found.mean_relative, found.relative_l2),
+            *(tensor.tolerance_needed, pair.profile.tolerances.of_output(tensor.output)),
+            *(tensor.largest, tensor.mean, tensor.largest_relative, tensor.mean_relative, tensor.relative_l2),
         )
-        cosine = "undefined" if found.cosine is None else f"{found.cosine:.8f}"
-        broken = " and ".join(map(str, found.not_finite))
-        rows.append((found.output, *map(_short, numbers), cosine, broken, found.image or ""))
-    return Table(header, rows)
+        cosine = "undefined" if tensor.cosine is None else f"{tensor.cosine:.8f}"
+        broken = " and ".join(map(str, tensor.not_finite))
+        rows.append((tensor.output, *map(short, numbers), cosine, broken, tensor.image or ""))
+    return Table(_TENSOR_HEADER, rows)
 
 
 def _metric_table(pair: PairReport) -> Table:
@@ -264,18 +259,14 @@ def _metric_table(pair: PairReport) -> Table:
             f"{change.reference:.7f}",
             f"{change.other:.7f}",
             f"{change.other - change.reference:+.2g}",
-            "not taken" if change.interval is None else interval_in_words(change.interval),
+            "not computed" if change.interval is None else interval_in_words(change.interval),
             change.non_inferior or "no margin",
         )
         for change in pair.metrics
     ]
     return Table(
-        ("metric", "reference", "other", "change", "interval of the change", "loss below margin"), rows
+        ("metric", "reference", "candidate", "change", "interval of the change", "loss below margin"), rows
     )
-
-
-def _short(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2g}"
 
 
 def _flip_blocks(pair: PairReport, shown: Sequence[pictures.Picture]) -> Iterator[Block]:
@@ -284,7 +275,7 @@ def _flip_blocks(pair: PairReport, shown: Sequence[pictures.Picture]) -> Iterato
     yield Heading(3, f"Flips: {len(pair.flips)}")
     if pair.flips:
         yield Table(
-            ("image", "label", "reference", "other", "threshold", "margin", ""),
+            ("image", "label", "reference", "candidate", "threshold", "margin", ""),
             [
                 (
                     flip.image,
@@ -304,12 +295,12 @@ def _flip_blocks(pair: PairReport, shown: Sequence[pictures.Picture]) -> Iterato
     missing = len(pair.flips) - sum(picture.flipped for picture in shown)
     if missing:
         yield Text(
-            f"{missing} flips have no picture here: parity --report DIR draws every one that has evidence."
+            f"{missing} flips have no picture here: parity --report DIR draws every flip that has evidence."
         )
 
 
 def _pictures(folder: Path, pair: PairReport, most: int) -> list[pictures.Picture]:
-    """The flips, as many as fit, and the image of the largest difference."""
-    found = list(pictures.of_pair(folder, pair))
-    first = [picture for picture in found if not picture.flipped][:1]
-    return [*(picture for picture in found if picture.flipped), *first][: max(0, most)]
+    """Return at most `most` pictures: the flips, and then the image with the largest difference."""
+    drawn = list(pictures.of_pair(folder, pair))
+    largest = [picture for picture in drawn if not picture.flipped][:1]
+    return [*(picture for picture in drawn if picture.flipped), *largest][: max(0, most)]

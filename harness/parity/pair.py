@@ -1,4 +1,4 @@
-"""Two records side by side, and how far their scores and maps lie apart."""
+"""One pair: the reference and the candidate record with their evidence, and the differences of scores and maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from harness import storage
 from harness.errors import RecordError
 from harness.parity.report import PairReport
-from harness.parity.tolerances import Tolerances
 from harness.records.record import EvidenceArrays, Record, read
 from harness.types import Bool, Case, Float32
 
@@ -22,36 +21,40 @@ Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sides:
-    """Two records of one detector on the same N images, reference first."""
+class Pair:
+    """Two records of one detector on the same N images; in every tuple the reference comes first."""
 
     records: tuple[Record, Record]
     evidence: tuple[EvidenceArrays | None, EvidenceArrays | None]
-    tolerances: Tolerances
 
     @property
-    def backends(self) -> tuple[str, str]:
-        """Their names."""
-        return side_names(self.records[0].case, self.records[1].case)
+    def names(self) -> tuple[str, str]:
+        """What messages call the two records."""
+        return pair_names(self.records[0].case, self.records[1].case)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Images, in the order of everything else."""
+    def images(self) -> tuple[str, ...]:
+        """Names of the N images, in the order of all arrays."""
         return tuple(image.name for image in self.records[0].images)
 
     @property
+    def threshold(self) -> float | None:
+        """The frozen threshold of image scores; `None` if the model has none."""
+        return self.records[0].thresholds.image
+
+    @property
     def scores(self) -> tuple[Float64, Float64]:
-        """(N,) image scores of either."""
+        """(N,) image scores of each record."""
         return scores_of(self.records[0]), scores_of(self.records[1])
 
     @property
     def scores_are_finite(self) -> bool:
-        """Whether both have nothing but finite scores."""
+        """Whether all scores of both records are finite."""
         return all(bool(is_finite(scores).all()) for scores in self.scores)
 
     @property
     def maps(self) -> tuple[Float32, Float32] | None:
-        """(N, H, W) maps of either, when both have them, in one shape and with pixels."""
+        """(N, H, W) maps of each record; `None` unless both have them, of one shape and with pixels."""
         one, two = self.evidence
         if one is None or two is None or one.maps.shape != two.maps.shape or one.maps.size == 0:
             return None
@@ -59,79 +62,87 @@ class Sides:
 
     @property
     def good_range(self) -> float | None:
-        """Largest less smallest of the reference's good scores; `None` when that is no scale to compare with."""
+        """Range (max - min) of the reference's scores of good images; `None` if it is no scale to compare with."""
         good = self.scores[0][[image.label == 0 for image in self.records[0].images]]
         return float(np.ptp(good)) or None if len(good) and self.scores_are_finite else None
 
+    def share(self, names: Sequence[str]) -> str:
+        """Say how many of the images these are, and which."""
+        return f"{len(names)} of {len(self.images)} images ({first_names(names)})"
 
-def side_names(one: Case, two: Case) -> tuple[str, str]:
-    """What tells two cases apart: their backends, or the variants of one backend."""
-    if one.runner != two.runner:
-        return one.runner, two.runner
-    return f"{one.runner} ({one.variant})", f"{two.runner} ({two.variant})"
+
+def pair_names(reference: Case, candidate: Case) -> tuple[str, str]:
+    """Return what tells two cases apart: their backends, or the variants of one backend."""
+    if reference.runner != candidate.runner:
+        return reference.runner, candidate.runner
+    return f"{reference.runner} ({reference.variant})", f"{candidate.runner} ({candidate.variant})"
 
 
 def scores_of(record: Record) -> Float64:
-    """(N,) image scores."""
+    """Return the (N,) image scores of a record."""
     return np.array([image.score for image in record.images], np.float64)
 
 
-def flipped(reference: Record, other: Record) -> Bool | None:
-    """(N,): images that the reference's frozen threshold decides otherwise in the other record; `None` without a threshold."""
+def flipped(reference: Record, candidate: Record) -> Bool | None:
+    """Return, as (N,), which images the two records decide differently at the reference's frozen threshold.
+
+    `None` if the reference has no threshold.
+    """
     threshold = reference.thresholds.image
     if threshold is None:
         return None
-    decided: Bool = (scores_of(reference) > threshold) != (scores_of(other) > threshold)
+    decided: Bool = (scores_of(reference) > threshold) != (scores_of(candidate) > threshold)
     return decided
 
 
 def read_again(folder: Path, pair: PairReport) -> tuple[Record, Record]:
-    """The records that were compared, reference first, from the results folder.
+    """Read the records of a compared pair from the results folder, the reference first.
 
     Raises:
-        RecordError: one was altered, or is gone since.
+        RecordError: a record was altered or removed since the comparison.
     """
     paths = [storage.inside(folder, name, RecordError) for name in pair.record_files]
     for path in paths:
         if not path.is_file():
-            raise RecordError(f"{path}: gone since it was compared; run parity again")
-    one, two = map(read, paths)
-    return one, two
+            raise RecordError(f"{path}: removed since it was compared; run parity again")
+    reference, candidate = map(read, paths)
+    return reference, candidate
 
 
 def is_finite(values: Float64 | Float32) -> Bool:
-    """Where values are neither NaN, nor infinite, nor beyond float32: there differences are finite too."""
+    """Return which values are neither NaN, nor infinite, nor beyond float32, so that their differences are finite too."""
     finite: Bool = np.abs(values) <= np.finfo(np.float32).max
     return finite
 
 
-def score_differences(sides: Sides) -> Float64:
-    """(N,), NaN or infinite where a score is."""
-    one, two = sides.scores
+def score_differences(pair: Pair) -> Float64:
+    """Return the (N,) absolute differences of the scores; NaN or infinite if a score is."""
+    reference, candidate = pair.scores
     with np.errstate(invalid="ignore", over="ignore"):
-        apart: Float64 = np.abs(two - one)
-    return apart
+        differences: Float64 = np.abs(candidate - reference)
+    return differences
 
 
-def map_differences(sides: Sides) -> tuple[Float64, Float64] | None:
-    """Largest and mean over the pixels of every image, (N,) and (N,), NaN or infinite where a map is.
+def map_differences(pair: Pair) -> tuple[Float64, Float64] | None:
+    """Return each image's largest and mean absolute difference over its pixels, (N,) and (N,).
 
-    `None` without two maps of one shape. Taken in float64, which differences of float32 do not overflow.
+    They are NaN or infinite if a map is; `None` without two maps of one shape. Computed in float64, which differences
+    of float32 do not overflow.
     """
-    if sides.maps is None:
+    if pair.maps is None:
         return None
-    largest, mean = np.empty(len(sides.names)), np.empty(len(sides.names))
-    for index, (one, two) in enumerate(zip(*sides.maps, strict=True)):
+    largest, mean = np.empty(len(pair.images)), np.empty(len(pair.images))
+    for index, (reference, candidate) in enumerate(zip(*pair.maps, strict=True)):
         with np.errstate(invalid="ignore"):
-            apart = np.abs(two.astype(np.float64) - one)
-            largest[index], mean[index] = apart.max(), apart.mean()
+            differences = np.abs(candidate.astype(np.float64) - reference)
+            largest[index], mean[index] = differences.max(), differences.mean()
     return largest, mean
 
 
 def rank_correlation(first: Float64, second: Float64) -> float | None:
-    """Spearman's rank correlation of two (N,), finite, in [-1, 1]; ties take their mean rank.
+    """Return Spearman's rank correlation of two finite (N,), in [-1, 1]; ties have their mean rank.
 
-    `None` where it is undefined: one of the two is constant. Spearman, "The proof and measurement of association
+    `None` if it is undefined because one of the two is constant. Spearman, "The proof and measurement of association
     between two things", 1904.
     """
     a, b = _centred_ranks(first), _centred_ranks(second)
@@ -146,15 +157,10 @@ def _centred_ranks(values: Float64) -> Float64:
 
 
 def number(value: float | np.floating[Any]) -> float | None:
-    """What JSON can hold: a finite float, or nothing."""
+    """Return a finite value as a float for JSON, `None` for any other."""
     return float(value) if math.isfinite(value) else None
 
 
-def named(names: Sequence[str]) -> str:
-    """Up to five names, and how many more there are."""
+def first_names(names: Sequence[str]) -> str:
+    """Return up to five names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def share(names: Sequence[str], sides: Sides) -> str:
-    """How many of the images, and which."""
-    return f"{len(names)} of {len(sides.names)} images ({named(names)})"

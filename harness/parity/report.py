@@ -1,23 +1,23 @@
-"""What parity reports: the verdict on every level of every pair, with the numbers it rests on."""
+"""The parity report: the verdict on every level of every pair, with the numbers it rests on.
+
+In field names, which are the JSON names too, `other` is the candidate.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from harness.metrics.intervals import Interval, NoInterval
 from harness.parity.tolerances import Profile
-from harness.types import Case
-
-Verdict = Literal["passed", "failed", "not measured"]
+from harness.types import Case, Verdict
 
 LEVELS = ("inputs", "tensors", "scores", "maps", "decisions", "metrics")
 COMPARED_METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 LARGEST = 5
-"""How many images with the largest differences a pair names."""
+"""Number of images with the largest differences that a pair names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class Flip:
 
     image: str
     label: int
+    """0 good, 1 defective."""
     reference_score: float
     other_score: float
     threshold: float
@@ -36,57 +37,60 @@ class Flip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How far the two records lie apart on one image; `None` where a value is missing or not finite."""
+    """The differences of the two records on one image; `None` if a value is missing or not finite."""
 
     image: str
     label: int
+    """0 good, 1 defective."""
     reference_score: float | None
     other_score: float | None
     score: float | None
+    """Absolute."""
     map: float | None
-    """Largest over the pixels."""
+    """Absolute, the largest over the pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorDifference:
-    """How far one output of the network lies apart over all images; `None` where it is undefined or not finite.
+    """The differences of one network output over all images; `None` if undefined or not finite.
 
-    a is the reference's value, b the other's.
+    a is the reference's value, b the candidate's.
     """
 
     output: str
     values: int
-    """How many were compared."""
+    """Number of compared values."""
     not_finite: tuple[int, int]
-    """NaN and infinite values of the reference and of the other."""
+    """Numbers of NaN and infinite values, the reference's and the candidate's."""
     largest: float | None = None
-    """Of |b - a|."""
+    """Largest |b - a|."""
     mean: float | None = None
+    """Mean |b - a|."""
     largest_relative: float | None = None
-    """Of |b - a| / |a|, over the values with a ≠ 0."""
+    """Largest |b - a| / |a|, over the values with a ≠ 0."""
     mean_relative: float | None = None
     cosine: float | None = None
-    """a·b / (|a| |b|), of all values as one vector."""
+    """a·b / (|a| |b|), with all values as one vector."""
     relative_l2: float | None = None
-    """|b - a| / |a|, likewise."""
+    """|b - a| / |a|, with all values as one vector."""
     tolerance_needed: float | None = None
     """The larger of `relative_l2` and `largest` over the largest |a|."""
     image: str | None = None
-    """Where the largest difference is."""
+    """The image with the largest difference, or the first with a value that is not finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChange:
-    """One metric on both sides, and where its change lies on other images of the same kind."""
+    """One metric of both records, and the interval of its change on other images of the same kind."""
 
     name: str
     """One of `COMPARED_METRICS`."""
     reference: float
     other: float
     interval: Interval | NoInterval | None
-    """Of other - reference; `None` where none was taken."""
+    """Of other - reference; `None` if none was computed."""
     non_inferior: Verdict | None
-    """Whether the loss is shown to be smaller than the margin; `None` where no margin was stated."""
+    """Whether the loss is shown to be smaller than the margin; `None` if no margin was stated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,15 +102,15 @@ class LevelReport:
     messages: tuple[str, ...] = ()
     """Reasons, warnings and flips."""
     numbers: dict[str, float | int | None] = field(default_factory=dict)
-    """`tolerance_needed` is the smallest tolerance that would pass, in the unit of the one asked for."""
+    """`tolerance_needed` is the smallest tolerance that would pass, in the unit of `tolerance`."""
     tolerance: dict[str, float] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
-    """Number → the image that gives it, where one does."""
+    """Number → the image that it comes from, if it comes from one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairReport:
-    """Two records of one detector, compared."""
+    """The comparison of one reference and one candidate record."""
 
     verdict: Verdict
     reference: Case
@@ -114,50 +118,44 @@ class PairReport:
     detector_sha256: str
     """Of the reference."""
     record_files: tuple[str, str]
-    """Reference, other: file names in the results folder."""
+    """File names in the results folder, the reference's first."""
     profile: Profile
-    """What it was judged by."""
+    """The tolerances that judged the pair."""
     reason: str | None = None
     """Why the two were not compared; then there are no levels."""
     notes: tuple[str, ...] = ()
-    """Which reference record was taken, where there was a choice."""
+    """How the reference record was chosen among several, and which records were left out."""
     simulated: tuple[str, ...] = ()
     """Backends that were not real hardware."""
     good: int = 0
+    """Number of good images."""
     defective: int = 0
+    """Number of defective images."""
     levels: tuple[LevelReport, ...] = ()
     """In the order of `LEVELS`; all of them count."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Level that was not asked for, and does not count → why."""
+    """Level that was not requested and does not count → why."""
     float32: dict[str, Verdict] = field(default_factory=dict)
-    """Level → its verdict by the tolerances of float32, where the pair was judged by others."""
+    """Level → its verdict by float32's tolerances, if others judged the pair."""
     tensors: tuple[TensorDifference, ...] = ()
     metrics: tuple[MetricChange, ...] = ()
     flips: tuple[Flip, ...] = ()
     largest: tuple[Difference, ...] = ()
-    """Largest difference of score or map first, at most `LARGEST`."""
+    """The largest difference of score or map first, at most `LARGEST`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport:
-    """All that was compared with one backend, and the verdict over all of it."""
+    """All pairs with one reference backend, and the verdict over them."""
 
     verdict: Verdict
     reference: str
-    """Name of the reference backend."""
+    """The reference backend, `BACKEND` or `BACKEND:VARIANT`."""
     pairs: tuple[PairReport, ...]
     reasons: tuple[str, ...]
-    """What could not be compared for want of a record; any of these keeps the verdict from being passed."""
+    """What could not be compared because a record is missing; any of these keeps the verdict from being passed."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and finite numbers; the first key is `verdict`."""
+        """Return plain dicts, lists, strings and finite numbers; the first key is `verdict`."""
         document: dict[str, Any] = msgspec.to_builtins(self)
         return document
-
-
-def overall(verdicts: Iterable[Verdict]) -> Verdict:
-    """Failed beats not measured beats passed; nothing at all is not measured."""
-    found = set(verdicts)
-    if "failed" in found:
-        return "failed"
-    return "passed" if found == {"passed"} else "not measured"

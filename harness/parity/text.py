@@ -1,4 +1,4 @@
-"""A parity report as lines for the terminal: one table per pair of backends, one row per category."""
+"""A parity report as lines for the terminal: one table for each pair of backends, with one row for each category."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from harness.parity.report import (
     PairReport,
     ParityReport,
     TensorDifference,
-    Verdict,
 )
-from harness.types import Case
+from harness.types import MARKS, Case
 
-_MARKS: dict[Verdict, str] = {"passed": "✓", "failed": "✗", "not measured": "?"}
 _HEADER = ("category", "inputs", "tensors", "scores", "maps", "rank corr.", "decisions", "metrics", "verdict")
 _LEGEND = (
-    "tensors: largest difference / largest value of an output, or its relative L2 error if that is larger",
-    "scores, maps: largest difference / range of the reference's good scores, which is the tolerance needed to pass",
-    "decisions: images on the other side of the frozen threshold; metrics: largest change of AUROC (image, pixel), AUPRO",
+    'Each cell shows the tolerance that would just pass; the row "allowed" shows the tolerance.',
+    "tensors: the larger of an output's largest difference / its largest value and its relative L2 error",
+    "scores, maps: largest difference / range of the reference's scores of good images",
+    "decisions: images decided differently at the frozen threshold; metrics: largest change of AUROC or AUPRO",
 )
 
 
 def lines(report: ParityReport) -> list[str]:
-    """Say what was compared, how far it lies apart and what was allowed; the last line is the verdict."""
+    """Return what was compared, the differences, the tolerances, and in the last line the verdict."""
     groups: dict[str, list[PairReport]] = {}
     for pair in report.pairs:
         groups.setdefault(_title(pair), []).append(pair)
@@ -45,13 +44,13 @@ def lines(report: ParityReport) -> list[str]:
 
 
 def _title(pair: PairReport) -> str:
-    one, two = (
+    candidate, reference = (
         f"{case.runner}{' (SIMULATED, not hardware)' if case.runner in pair.simulated else ''} {_setting(case)}"
         for case in (pair.other, pair.reference)
     )
     case = pair.reference
     profile = f"tolerances of {pair.profile.name} ({pair.profile.why})"
-    return f"parity · {case.detector} {case.backbone} on {case.dataset}\n{one}\nagainst {two}\n{profile}"
+    return f"parity · {case.detector} {case.backbone} on {case.dataset}\n{candidate}\nagainst {reference}\n{profile}"
 
 
 def _setting(case: Case) -> str:
@@ -61,20 +60,20 @@ def _setting(case: Case) -> str:
 def _table(pairs: Sequence[PairReport]) -> list[str]:
     from tabulate import tabulate
 
-    rows = [_asked(pair) for pair in pairs if pair.levels][:1] + [_row(pair) for pair in pairs]
+    rows = [_allowed(pair) for pair in pairs if pair.levels][:1] + [_row(pair) for pair in pairs]
     alignment = ("left", *["right"] * (len(_HEADER) - 2), "left")
     text: str = tabulate(rows, _HEADER, tablefmt="rounded_outline", disable_numparse=True, colalign=alignment)
     table = text.splitlines()
     if len(rows) > len(pairs):
-        table.insert(4, table[2])  # sets what was asked off from what was found
+        table.insert(4, table[2])  # a rule between the tolerances and the pairs
     return table
 
 
-def _asked(pair: PairReport) -> list[str]:
-    asked = pair.profile.tolerances
-    metrics = f"≤ {max(asked.auroc, asked.aupro):.0e}"
-    near = [f"≤ {value:.0e}" for value in (asked.tensor, asked.score, asked.map)]
-    return ["asked", "equal", *near, "", "no flip", metrics, ""]
+def _allowed(pair: PairReport) -> list[str]:
+    tolerances = pair.profile.tolerances
+    shares = [f"≤ {share:.0e}" for share in (tolerances.tensor, tolerances.score, tolerances.map)]
+    metrics = f"≤ {max(tolerances.auroc, tolerances.aupro):.0e}"
+    return ["allowed", "equal", *shares, "", "no flip", metrics, ""]
 
 
 def _row(pair: PairReport) -> list[str]:
@@ -83,35 +82,25 @@ def _row(pair: PairReport) -> list[str]:
     levels = {level.name: level for level in pair.levels}
     inputs, decisions = levels["inputs"], levels["decisions"]
     correlation = levels["scores"].numbers.get("rank_correlation")
-    apart = max(inputs.numbers[name] or 0 for name in ("different_inputs", "different_masks"))
+    differing = max(inputs.numbers[name] or 0 for name in ("different_inputs", "different_masks"))
+    equal = "–" if inputs.verdict == "not measured" else "equal"
     flips = decisions.numbers.get("flips")
     return [
         pair.other.category,
-        f"{_MARKS[inputs.verdict]} {f'{apart} differ' if apart else '–' if inputs.verdict == 'not measured' else 'equal'}",
-        "not saved" if "tensors" not in levels else _marked(levels["tensors"]),
-        _marked(levels["scores"]),
-        _marked(levels["maps"]),
+        f"{MARKS[inputs.verdict]} {f'{differing} differ' if differing else equal}",
+        "not saved" if "tensors" not in levels else _needed(levels["tensors"]),
+        _needed(levels["scores"]),
+        _needed(levels["maps"]),
         "–" if correlation is None else f"{correlation:.6f}",
-        f"{_MARKS[decisions.verdict]} {'–' if flips is None else '1 flip' if flips == 1 else f'{flips} flips'}",
-        _marked(levels["metrics"]),
+        f"{MARKS[decisions.verdict]} {'–' if flips is None else '1 flip' if flips == 1 else f'{flips} flips'}",
+        _needed(levels["metrics"]),
         pair.verdict,
     ]
 
 
-def _marked(level: LevelReport) -> str:
-    return f"{_MARKS[level.verdict]} {_needed(level)}"
-
-
 def _needed(level: LevelReport) -> str:
     needed = level.numbers.get("tolerance_needed")
-    if needed is None:
-        return "–"
-    return f"{needed:.1e}" if needed else "0"
-
-
-def _details(pairs: Sequence[PairReport]) -> list[str]:
-    width = max(len(pair.other.category) for pair in pairs)
-    return [f"{pair.other.category:<{width}}  {line}" for pair in pairs for line in _details_of(pair)]
+    return f"{MARKS[level.verdict]} {'–' if needed is None else f'{needed:.1e}' if needed else '0'}"
 
 
 def _left_out(pairs: Sequence[PairReport]) -> list[str]:
@@ -121,80 +110,86 @@ def _left_out(pairs: Sequence[PairReport]) -> list[str]:
     return sorted(reasons)
 
 
-def _details_of(pair: PairReport) -> list[str]:
+def _details(pairs: Sequence[PairReport]) -> list[str]:
+    width = max(len(pair.other.category) for pair in pairs)
+    return [f"{pair.other.category:<{width}}  {line}" for pair in pairs for line in _pair_details(pair)]
+
+
+def _pair_details(pair: PairReport) -> list[str]:
     if pair.reason is not None:
         return [*pair.notes, f"not compared: {pair.reason}"]
-    by_name = {level.name: level for level in pair.levels}
-    good_range = by_name["scores"].numbers.get("range_of_good_scores")
-    what = f"{pair.good + pair.defective} images ({pair.good} good, {pair.defective} defective)"
+    levels = {level.name: level for level in pair.levels}
+    good_range = levels["scores"].numbers.get("range_of_good_scores")
+    images = f"{pair.good + pair.defective} images ({pair.good} good, {pair.defective} defective)"
     scale = "" if good_range is None else f", range of good scores {good_range:.5g}"
-    apart = [f"{name + ' differ by':<17}{_apart(by_name[name])}" for name in ("scores", "maps")]
-    messages = [f"{level.name}: {line}" for level in pair.levels for line in level.messages]
     return [
         *pair.notes,
-        f"{what}, detector {pair.detector_sha256[:12]}{scale}",
+        f"{images}, detector {pair.detector_sha256[:12]}{scale}",
         *by_float32(pair),
-        *(f"{found.output}: {tensor_in_words(found, pair)}" for found in pair.tensors),
-        *apart,
-        *(change_in_words(change) for change in pair.metrics if is_worth_telling(change)),
-        *messages,
+        *(f"{tensor.output}: {tensor_in_words(tensor, pair)}" for tensor in pair.tensors),
+        *(f"{name + ' differ by':<17}{_differences(levels[name])}" for name in ("scores", "maps")),
+        *(change_in_words(change) for change in pair.metrics if is_worth_showing(change)),
+        *(f"{level.name}: {line}" for level in pair.levels for line in level.messages),
     ]
 
 
 def by_float32(pair: PairReport) -> list[str]:
-    """What the tolerances of float32 would have said, where others judged."""
+    """Return the verdict by float32's tolerances, if others judged the pair."""
     if not pair.float32:
         return []
-    failed, open_ = (
-        [name for name, verdict in pair.float32.items() if verdict == wanted]
-        for wanted in ("failed", "not measured")
-    )
-    found = [f"failed ({', '.join(failed)})"] if failed else []
-    found += [f"not measured ({', '.join(open_)})"] if open_ else []
-    return [f"by the tolerances of float32: {', '.join(found) or 'passed'}"]
+    names = {
+        verdict: [name for name, by_float32 in pair.float32.items() if by_float32 == verdict]
+        for verdict in ("failed", "not measured")
+    }
+    text = ", ".join(f"{verdict} ({', '.join(levels)})" for verdict, levels in names.items() if levels)
+    return [f"by the tolerances of float32: {text or 'passed'}"]
 
 
-def tensor_in_words(found: TensorDifference, pair: PairReport) -> str:
-    """One output of the network: tolerance needed and asked for, then the errors."""
-    asked = pair.profile.tolerances.of_output(found.output)
-    if found.largest is None:
-        return f"{sum(found.not_finite)} NaN or infinite of {found.values} values on either side"
+def tensor_in_words(tensor: TensorDifference, pair: PairReport) -> str:
+    """Describe one network output: the needed and the allowed tolerance, then the errors."""
+    if tensor.largest is None:
+        broken = " and ".join(map(str, tensor.not_finite))
+        return f"{broken} of {tensor.values} values are NaN or infinite"
     needs = (
-        "no tolerance would do" if found.tolerance_needed is None else f"needs {found.tolerance_needed:.1e}"
+        "no tolerance would pass"
+        if tensor.tolerance_needed is None
+        else f"needs {tensor.tolerance_needed:.1e}"
     )
     errors = {
-        "at most": found.largest,
-        "on average": found.mean,
-        "relative at most": found.largest_relative,
-        "relative on average": found.mean_relative,
-        "relative L2": found.relative_l2,
+        "at most": tensor.largest,
+        "on average": tensor.mean,
+        "relative at most": tensor.largest_relative,
+        "relative on average": tensor.mean_relative,
+        "relative L2": tensor.relative_l2,
     }
-    text = ", ".join(f"{name} {_short(value)}" for name, value in errors.items())
-    cosine = "undefined" if found.cosine is None else f"{found.cosine:.8f}"
-    return f"{needs} (asked {asked:.0e}); {text}, cosine {cosine}"
+    text = ", ".join(f"{name} {short(value)}" for name, value in errors.items())
+    cosine = "undefined" if tensor.cosine is None else f"{tensor.cosine:.8f}"
+    allowed = pair.profile.tolerances.of_output(tensor.output)
+    return f"{needs} (allowed {allowed:.0e}); {text}, cosine {cosine}"
 
 
 def change_in_words(change: MetricChange) -> str:
-    """One metric on both sides and the interval of its change."""
+    """Describe one metric of both records and the interval of its change."""
     title = COMPARED_METRICS[change.name]
     text = f"{title} {change.reference:.6f} → {change.other:.6f} ({change.other - change.reference:+.2g})"
-    interval = "no interval taken" if change.interval is None else interval_in_words(change.interval)
+    interval = "no interval computed" if change.interval is None else interval_in_words(change.interval)
     return f"{text}, {interval}"
 
 
-def is_worth_telling(change: MetricChange) -> bool:
-    """Whether a metric changes, or somebody asked whether it does."""
+def is_worth_showing(change: MetricChange) -> bool:
+    """Whether a metric changes, or a margin was stated for it."""
     return abs(change.other - change.reference) > NEGLIGIBLE or change.non_inferior is not None
 
 
-def _short(value: float | None) -> str:
+def short(value: float | None) -> str:
+    """Return two digits of a number."""
     return "undefined" if value is None else f"{value:.2g}"
 
 
-def _apart(level: LevelReport) -> str:
+def _differences(level: LevelReport) -> str:
     largest, mean = (level.numbers.get(f"{which}_difference") for which in ("largest", "mean"))
     if largest is None or mean is None:
-        return "? (see below)"
+        return f"{MARKS['not measured']} (see below)"
     similarity = level.numbers.get("lowest_similarity")
     lowest = (
         ""

@@ -1,6 +1,6 @@
-"""Tolerances by precision, and which precision a pair of records is judged in.
+"""The one table of tolerances by precision, and the choice of the precision that a pair of records is judged in.
 
-Where the numbers come from is in `docs/explanation/parity.md`: float32's and float16's are measured, the others derived.
+`docs/explanation/parity.md` says where the numbers come from: float32's and float16's are measured, the others derived.
 """
 
 from __future__ import annotations
@@ -15,24 +15,23 @@ from harness.records.record import Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerances:
-    """How far two records may lie apart; the defaults are for float32."""
+    """The largest differences between two records that still pass; the defaults are float32's."""
 
     tensor: float = 1e-4
-    """Of the largest |value| of a network's output, for the largest difference; and the relative L2 error."""
+    """For each network output, as a share of its largest |value|; also for the relative L2 error."""
     outputs: Mapping[str, float] = field(default_factory=dict)
-    """The same for single outputs, by name."""
+    """Output name → its own tolerance, in place of `tensor`."""
     score: float = 1e-3
-    """Of the range (max - min) of the reference's scores of good test images; also how near to the threshold the
-    reference's score of a flipped image must lie."""
+    """As a share of the range (max - min) of the reference's scores of good test images."""
     map: float = 1e-3
-    """Of the same range."""
+    """As a share of the same range."""
     auroc: float = 1e-4
     """Absolute, for image and pixel AUROC."""
     aupro: float = 1e-4
     """Absolute."""
 
     def of_output(self, name: str) -> float:
-        """The tolerance of one output of the network."""
+        """Return the tolerance of one network output."""
         return self.outputs.get(name, self.tensor)
 
 
@@ -45,15 +44,24 @@ PROFILES = {
 }
 """From the strictest to the loosest."""
 
+
+def search_tolerance(precision: str) -> float:
+    """Return the tolerance for the tensors inside a graph, with which blame searches the first node that differs.
+
+    `fp32` has float32's tolerance, every other precision float16's. The tolerances of bfloat16 and int8 are for a
+    network's outputs, in which the rounding of all layers has added up. The search judges every tensor, and runs single
+    nodes on the reference's values: one int8 step is 1/255 = 4e-3 of a tensor's range, and with a tolerance of 0.1 no
+    node alone would ever be over it.
+
+    Args:
+        precision: Of a variant, as in its manifest.
+    """
+    return PROFILES["float32" if precision == "fp32" else "float16"].tensor
+
+
 _WORDS = {
     "float32": (
-        "fp32",
-        "float32",
-        "f32",
-        "must_keep_origin_dtype",
-        "origin",
-        "enforce_origin",
-        "enforce_fp32",
+        *("fp32", "float32", "f32", "must_keep_origin_dtype", "origin", "enforce_origin", "enforce_fp32"),
     ),
     # `force_fp32` is another name of `cube_fp16in_fp32out`, which rounds to float16 before it multiplies.
     "float16": (
@@ -63,14 +71,14 @@ _WORDS = {
     "bfloat16": (*("bf16", "bfloat16", "allow_fp32_to_bf16", "mixed_bfloat16", "allow_mix_precision_bf16"),),
     "int8": ("int8", "qint8"),
 }
-"""What exporters, compilers and runtimes call them."""
+"""Precision → the words that exporters, compilers and runtimes use for it."""
 _OPTIONS = ("precision", "precision_mode", "precision_mode_v2", "output_type")
-"""Where a device says which precision it computed in, and what it rounded its outputs to."""
+"""The options of a device that name the precision of its computation or of its outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The tolerances a pair is judged by, and why these."""
+    """The tolerances that judge a pair, and the reason for the choice."""
 
     name: str
     """One of `PROFILES`."""
@@ -79,43 +87,44 @@ class Profile:
 
 
 def precision_of(record: Record) -> tuple[str, str]:
-    """The loosest precision a record names, one of `PROFILES`, and the word it rests on.
+    """Return the loosest precision that a record names, one of `PROFILES`, and the word that names it.
 
-    Its variant's id and precision count, and what the device reports of itself. Without a word that is known the
-    strictest is taken, and the words say so.
+    Read are the variant's id and precision, and what the device reports about itself. A record without a known word
+    counts as float32, the strictest; the second value says so.
     """
-    said = [*record.case.variant.split("-")]
+    texts = record.case.variant.split("-")
     if record.outputs is not None:
-        said.append(record.outputs.variant.precision)
+        texts.append(record.outputs.variant.precision)
     if record.device is not None:
-        said += [record.device.options.get(name, "") for name in _OPTIONS]
-    words = [word for text in said for word in re.findall(r"[a-z0-9_]+", text.lower())]
+        texts += [record.device.options.get(name, "") for name in _OPTIONS]
+    words = [word for text in texts for word in re.findall(r"[a-z0-9_]+", text.lower())]
     for name in reversed(PROFILES):
-        found = [word for word in words if word in _WORDS[name]]
-        if found:
-            return name, found[0]
-    return "float32", f"{record.case.variant} does not tell, so the strictest"
+        known = [word for word in words if word in _WORDS[name]]
+        if known:
+            return name, known[0]
+    return "float32", f"{record.case.variant} names no precision, so the strictest"
 
 
 def profile_of(
-    reference: Record, other: Record, *, asked: str | None = None, outputs: Mapping[str, float]
+    reference: Record, candidate: Record, *, name: str | None = None, outputs: Mapping[str, float]
 ) -> Profile:
-    """The profile that was asked for, else that of the looser of the two precisions.
+    """Return the requested profile, or else that of the looser of the two records' precisions.
 
     Args:
-        reference: One side.
-        other: The other.
-        asked: One of `PROFILES`.
+        reference: The reference record of the pair.
+        candidate: The candidate record.
+        name: The requested profile, one of `PROFILES`.
         outputs: As `Tolerances.outputs`.
 
     Raises:
-        KeyError: `asked` is not one of `PROFILES`.
+        KeyError: `name` is not one of `PROFILES`.
     """
-    found = [(*precision_of(record), record.case.runner) for record in (reference, other)]
-    name, word, runner = max(found, key=lambda item: list(PROFILES).index(item[0]))
+    precisions = [(*precision_of(record), record.case.runner) for record in (reference, candidate)]
+    looser, word, runner = max(precisions, key=lambda precision: list(PROFILES).index(precision[0]))
     why = f"{runner}: {word}"
-    if asked is not None:
-        why = "as asked" if asked == name else f"as asked; by the records it would be {name} ({why})"
-        name = asked
-    tolerances = dataclasses.replace(PROFILES[name], outputs=dict(outputs))
-    return Profile(name=name, why=why, tolerances=tolerances)
+    if name is not None:
+        why = "as requested" if name == looser else f"as requested; the records name {looser} ({why})"
+    profile = looser if name is None else name
+    return Profile(
+        name=profile, why=why, tolerances=dataclasses.replace(PROFILES[profile], outputs=dict(outputs))
+    )

@@ -95,7 +95,8 @@ def test_a_replay_is_no_other_side_of_its_original(board: Path, bare: Path) -> N
     report = parity.parity(board, reference="onnxruntime-cpu")
     assert (report.verdict, report.pairs) == ("not measured", ())
     assert (
-        report.reasons[-1] == "replay (onnxruntime-cpu) is left out: the one plays the outputs of the other"
+        report.reasons[-1]
+        == "replay (onnxruntime-cpu) is left out: it and the reference share the outputs of one run"
     )
 
 

@@ -4,14 +4,13 @@ All take the test images for a sample of the images to come. Where many images d
 it then takes for granted that what no test image shows, one image in a hundred that breaks wholly, does not happen.
 """
 
-from harness.metrics.intervals.base import Interval, NoInterval, Verdict, non_inferior
+from harness.metrics.intervals.base import Interval, NoInterval, non_inferior
 from harness.metrics.intervals.images import auroc_difference, auroc_interval
 from harness.metrics.intervals.pixels import pixel_differences
 
 __all__ = [
     "Interval",
     "NoInterval",
-    "Verdict",
     "auroc_difference",
     "auroc_interval",
     "non_inferior",

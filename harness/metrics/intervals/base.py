@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-Verdict = Literal["passed", "failed", "not measured"]
+from harness.types import Verdict
 
 INFORMATIVE_IMAGES = 10
 """Fewest images that a normal interval or a bootstrap may rest on; with fewer, the conservative bound is used."""

@@ -1,1 +1,1 @@
-"""The levels on which two backends are compared, one module each."""
+"""The levels on which two records are compared: one module each, in the shape that `base` describes."""

@@ -1,95 +1,79 @@
-"""The levels of maps, scores and decisions, each judged apart; inputs, tensors and metrics have modules of their own."""
+"""The level of anomaly maps, and the structural similarity that is shown with it."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import cv2
 import numpy as np
 
-from harness.parity.levels.base import _not_finite, _within_range
-from harness.parity.pair import (
-    Float64,
-    Sides,
-    is_finite,
-    map_differences,
-)
+from harness.parity.levels.base import Fixed, InRange, Level, not_finite
+from harness.parity.pair import Float64, Pair, is_finite, map_differences
 from harness.parity.report import LevelReport
-from harness.types import Float32
-
-
-def measure_similarity(sides: Sides) -> Float64 | None:
-    """`structural_similarity` of every image, (N,); `None` also without finite maps of one shape."""
-    if sides.maps is None or not all(is_finite(maps).all() for maps in sides.maps):
-        return None
-    return structural_similarity(*sides.maps)
-
-
-def map_level(sides: Sides, similarity: Float64 | None) -> LevelReport:
-    """Largest difference of map values; one that is not finite fails even where both sides agree on it.
-
-    `similarity` (`measure_similarity`) is shown and not judged: it forgives what a threshold on the map would not.
-    """
-    lacking = [name for name, arrays in zip(sides.backends, sides.evidence, strict=True) if arrays is None]
-    if lacking:
-        why = f"evidence of {' and '.join(lacking)} is missing: copy `evidence` along with the records, or bench again"
-        return LevelReport(name="maps", verdict="not measured", messages=(why,))
-    shapes = [arrays.maps.shape for arrays in sides.evidence if arrays]
-    if all(shape[1:] == (0, 0) for shape in shapes):
-        why = "the detector gives a score per image and no map"
-        return LevelReport(name="maps", verdict="not measured", messages=(why,))
-    apart = map_differences(sides)
-    if sides.maps is None or apart is None:
-        why = " and ".join(f"{shape} on {name}" for shape, name in zip(shapes, sides.backends, strict=True))
-        return LevelReport(name="maps", verdict="failed", messages=(f"maps are {why}",))
-    wrong = _not_finite(sides, [is_finite(maps).all(axis=(1, 2)) for maps in sides.maps], "maps")
-    if wrong:
-        return LevelReport(name="maps", verdict="failed", messages=wrong)
-    largest, mean = apart
-    level = _within_range("maps", sides, largest, float(mean.mean()))
-    if similarity is None:
-        return level
-    lowest = int(np.argmin(similarity))
-    return dataclasses.replace(
-        level,
-        numbers=level.numbers | {"lowest_similarity": float(similarity[lowest])},
-        images=level.images | {"lowest_similarity": sides.names[lowest]},
-    )
-
+from harness.types import Float32, Verdict
 
 WINDOW = 11
-
-
 _SIGMA = 1.5
-
-
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def structural_similarity(reference: Float32, other: Float32) -> Float64 | None:
-    """Mean SSIM index of every image, (N,), in [-1, 1], 1 for equal maps; maps are (N, H, W), finite.
+def measure(pair: Pair) -> Level:
+    """Measure the differences of the maps; values that are not finite fail even if both records agree on them.
+
+    The lowest structural similarity is shown and not judged: it forgives differences that a threshold on the map would
+    not forgive.
+    """
+    lacking = [name for name, arrays in zip(pair.names, pair.evidence, strict=True) if arrays is None]
+    if lacking:
+        why = f"the evidence of {' and '.join(lacking)} is missing: copy `evidence` along with the records, or bench again"
+        return _fixed("not measured", why)
+    shapes = [arrays.maps.shape for arrays in pair.evidence if arrays]
+    if all(shape[1:] == (0, 0) for shape in shapes):
+        return _fixed("not measured", "the detector gives a score per image and no map")
+    differences = map_differences(pair)
+    if pair.maps is None or differences is None:
+        described = (f"{shape} on {name}" for shape, name in zip(shapes, pair.names, strict=True))
+        return _fixed("failed", f"maps are {' and '.join(described)}")
+    wrong = not_finite(pair, [is_finite(maps).all(axis=(1, 2)) for maps in pair.maps], "maps")
+    if wrong:
+        return _fixed("failed", *wrong)
+    largest, mean = differences
+    similarity = structural_similarity(*pair.maps)
+    lowest = None if similarity is None else int(np.argmin(similarity))
+    return InRange(
+        name="maps",
+        pair=pair,
+        differences=largest,
+        mean=float(mean.mean()),
+        numbers={}
+        if similarity is None or lowest is None
+        else {"lowest_similarity": float(similarity[lowest])},
+        images={} if lowest is None else {"lowest_similarity": pair.images[lowest]},
+    )
+
+
+def _fixed(verdict: Verdict, *messages: str) -> Fixed:
+    return Fixed(LevelReport(name="maps", verdict=verdict, messages=messages))
+
+
+def structural_similarity(reference: Float32, candidate: Float32) -> Float64 | None:
+    """Return the mean SSIM index of every image, (N,), in [-1, 1], 1 for equal maps; maps are (N, H, W), finite.
 
     Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural similarity", 2004:
-    Gaussian window of 11 by 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, over the windows that lie wholly inside. Both sides
+    Gaussian window of 11 by 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, over the windows that lie inside the map. Both maps
     are scaled so that the smallest value of all reference maps is 0 and the largest 1, which is the dynamic range.
 
-    `None` where it is undefined: maps smaller than the window, or the reference's all one value.
+    `None` if it is undefined: the maps are smaller than the window, or the reference's values are all equal.
     """
     if min(reference.shape[1:]) < WINDOW:
         return None
     low, high = float(reference.min()), float(reference.max())
     if low == high:
         return None
+    # float64, in which the squares of any two float32 are finite.
     scaled = (
-        [(float64(found) - low) / (high - low) for found in pair]
-        for pair in zip(reference, other, strict=True)
+        [(values.astype(np.float64) - low) / (high - low) for values in maps]
+        for maps in zip(reference, candidate, strict=True)
     )
     return np.array([_similarity(one, two) for one, two in scaled])
-
-
-def float64(values: Float32) -> Float64:
-    """In which the squares of any two float32 are finite."""
-    return values.astype(np.float64)
 
 
 def _similarity(one: Float64, two: Float64) -> float:

@@ -1,4 +1,4 @@
-"""The level of metrics: what changes in AUROC and AUPRO, and whether the change is more than chance."""
+"""The level of metrics: the changes of AUROC and AUPRO, and whether a change is more than chance."""
 
 from __future__ import annotations
 
@@ -9,47 +9,94 @@ from numpy.typing import NDArray
 
 from harness import metrics
 from harness.metrics.intervals import Interval, NoInterval, auroc_difference, non_inferior, pixel_differences
-from harness.parity.pair import Sides, is_finite, scores_of
-from harness.parity.report import COMPARED_METRICS, LevelReport, MetricChange, Verdict, overall
+from harness.parity.pair import Pair, is_finite, scores_of
+from harness.parity.report import COMPARED_METRICS, LevelReport, MetricChange
+from harness.parity.tolerances import Tolerances
 from harness.records.record import EvidenceArrays, Record
+from harness.types import Verdict, overall
 
 NEGLIGIBLE = 1e-6
 """Without a margin, pixel metrics that change by no more are shown without an interval: the rounding of float32 maps
-gives as much, and a bootstrap of 83 maps of 256 by 256 takes 4 s."""
+changes them as much, and a bootstrap of 83 maps of 256 by 256 lasts 4 s."""
 _SAME_METRIC = 1e-9
-"""Metrics are deterministic; this allows for another machine's summation and nothing else."""
+"""Metrics are deterministic; this allows for the summation of another machine, and nothing else."""
 _PIXEL = ("pixel_auroc", "aupro")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredMetrics:
-    """The metrics of both sides, by none of the tolerances."""
+class Metrics:
+    """The changes of the metrics, before any tolerance."""
 
+    pair: Pair
     altered: tuple[str, ...]
-    """Stored metrics that do not follow from the record's own scores and maps."""
+    """Messages for stored metrics that do not follow from the record's own scores and maps."""
     changes: tuple[MetricChange, ...]
-    """Of the metrics that both sides have."""
+    """Of the metrics that both records have."""
     margin: float | None
 
+    def judge(self, tolerances: Tolerances) -> LevelReport:
+        """Judge the changes by their tolerances, and with a margin, whether a larger loss is ruled out."""
+        allowed = {
+            "image_auroc": max(tolerances.auroc, _one_swap(self.pair)),
+            "pixel_auroc": tolerances.auroc,
+            "aupro": tolerances.aupro,
+        }
+        numbers: dict[str, float | int | None] = dict.fromkeys(COMPARED_METRICS)
+        verdicts: list[Verdict] = []
+        messages: list[str] = []
+        for change in self.changes:
+            title, size = COMPARED_METRICS[change.name], abs(change.other - change.reference)
+            numbers[change.name] = size
+            verdicts.append("passed" if size <= allowed[change.name] else "failed")
+            if verdicts[-1] == "failed":
+                messages.append(
+                    f"{title} changes by {size:.3g}, from {change.reference:.7f} to {change.other:.7f}"
+                )
+            if change.non_inferior is not None:
+                verdicts.append(change.non_inferior)
+                messages += _non_inferiority(change, self.margin)
+        for name in COMPARED_METRICS.keys() - {change.name for change in self.changes}:
+            in_neither = all(name not in record.metrics for record in self.pair.records)
+            verdicts.append("not measured" if in_neither else "failed")
+        messages += [
+            f"{title} is undefined: {_why_undefined(self.pair, name)}"
+            for name, title in COMPARED_METRICS.items()
+            if numbers[name] is None
+        ]
+        if self.altered:
+            verdicts.append("failed")
+            messages += self.altered
+        numbers["tolerance_needed"] = max(
+            (value for value in numbers.values() if value is not None), default=None
+        )
+        return LevelReport(
+            name="metrics",
+            verdict=overall(verdicts),
+            messages=tuple(messages),
+            numbers=numbers,
+            tolerance=allowed | ({} if self.margin is None else {"margin": self.margin}),
+        )
 
-def measure(sides: Sides, margin: float | None) -> MeasuredMetrics:
-    """Recompute every metric from scores and maps, and take the intervals of the changes.
+
+def measure(pair: Pair, margin: float | None) -> Metrics:
+    """Compute every metric again from scores and maps, and the intervals of the changes.
 
     Args:
-        sides: Both records.
-        margin: In [0, 1): the largest loss that is none; `None` where no margin is stated.
+        pair: Both records.
+        margin: In [0, 1): the largest loss that counts as none; `None` if no margin is stated.
     """
     altered = tuple(
         line
-        for record, arrays in zip(sides.records, sides.evidence, strict=True)
+        for record, arrays in zip(pair.records, pair.evidence, strict=True)
         for line in _altered(record, arrays)
     )
+    reference, candidate = (record.metrics for record in pair.records)
     both = {
-        name: (sides.records[0].metrics[name], sides.records[1].metrics[name])
+        name: (reference[name], candidate[name])
         for name in COMPARED_METRICS
-        if all(name in record.metrics for record in sides.records)
+        if name in reference and name in candidate
     }
-    intervals = _intervals(sides, both, margin)
+    intervals = _intervals(pair, both, margin)
     changes = tuple(
         MetricChange(
             name=name,
@@ -60,66 +107,22 @@ def measure(sides: Sides, margin: float | None) -> MeasuredMetrics:
         )
         for name, (one, two) in both.items()
     )
-    return MeasuredMetrics(altered=altered, changes=changes, margin=margin)
+    return Metrics(pair=pair, altered=altered, changes=changes, margin=margin)
 
 
-def metric_level(measured: MeasuredMetrics, sides: Sides) -> LevelReport:
-    """Changes against their tolerances; where a margin is stated, also whether a larger loss is ruled out."""
-    allowed = sides.tolerances
-    asked = {
-        "image_auroc": max(allowed.auroc, _one_pair(sides)),
-        "pixel_auroc": allowed.auroc,
-        "aupro": allowed.aupro,
-    }
-    numbers: dict[str, float | int | None] = dict.fromkeys(COMPARED_METRICS)
-    verdicts: list[Verdict] = []
-    messages: list[str] = []
-    for change in measured.changes:
-        title, size = COMPARED_METRICS[change.name], abs(change.other - change.reference)
-        numbers[change.name] = size
-        verdicts.append("passed" if size <= asked[change.name] else "failed")
-        if verdicts[-1] == "failed":
-            messages.append(
-                f"{title} changes by {size:.3g}, from {change.reference:.7f} to {change.other:.7f}"
-            )
-        if change.non_inferior is not None:
-            verdicts.append(change.non_inferior)
-            messages += _non_inferiority(change, measured.margin)
-    for name in COMPARED_METRICS.keys() - {change.name for change in measured.changes}:
-        nowhere = all(name not in record.metrics for record in sides.records)
-        verdicts.append("not measured" if nowhere else "failed")
-    messages += [
-        f"{title} is undefined: {_why_undefined(sides, name)}"
-        for name, title in COMPARED_METRICS.items()
-        if numbers[name] is None
-    ]
-    if measured.altered:
-        verdicts.append("failed")
-        messages += measured.altered
-    found = [value for value in numbers.values() if value is not None]
-    numbers["tolerance_needed"] = max(found, default=None)
-    return LevelReport(
-        name="metrics",
-        verdict=overall(verdicts),
-        messages=tuple(messages),
-        numbers=numbers,
-        tolerance=asked | ({} if measured.margin is None else {"margin": measured.margin}),
-    )
+def _one_swap(pair: Pair) -> float:
+    """Return the change of image AUROC if one good and one defective image swap their order.
 
-
-def _one_pair(sides: Sides) -> float:
-    """What image AUROC changes by where one good and one defective image change their order.
-
-    So much is allowed: where the level of scores passes, the two lie within twice its tolerance of each other, and no
-    smaller change could be seen on these images.
+    It is always allowed: if the level of scores passes, the two lie within twice its tolerance of each other, and these
+    images could show no smaller change.
     """
-    labels = _labels(sides.records[0])
-    pairs = int((labels == 0).sum()) * int((labels == 1).sum())
-    return (1 + 1e-9) / pairs if pairs else 0.0
+    labels = _labels(pair.records[0])
+    swaps = int((labels == 0).sum()) * int((labels == 1).sum())
+    return (1 + 1e-9) / swaps if swaps else 0.0
 
 
 def interval_in_words(interval: Interval | NoInterval) -> str:
-    """The interval and how it was made, or why there is none."""
+    """Describe the interval and its method, or say why there is none."""
     if isinstance(interval, NoInterval):
         return f"no interval: {interval.reason}"
     ends = f"{interval.low:+.2g} to {interval.high:+.2g}"
@@ -130,52 +133,55 @@ def _non_inferiority(change: MetricChange, margin: float | None) -> list[str]:
     if change.non_inferior == "passed" or change.interval is None:
         return []
     title = COMPARED_METRICS[change.name]
-    what = "loses more than" if change.non_inferior == "failed" else "is not shown to lose less than"
-    return [f"{title} {what} the margin of {margin:g}: {interval_in_words(change.interval)}"]
+    verb = "loses more than" if change.non_inferior == "failed" else "is not shown to lose less than"
+    return [f"{title} {verb} the margin of {margin:g}: {interval_in_words(change.interval)}"]
 
 
 def _intervals(
-    sides: Sides, both: dict[str, tuple[float, float]], margin: float | None
+    pair: Pair, both: dict[str, tuple[float, float]], margin: float | None
 ) -> dict[str, Interval | NoInterval]:
-    """By metric; every one of `both` has one, or a reason for none, where a margin is stated."""
-    found: dict[str, Interval | NoInterval] = {}
+    """Return intervals by metric; with a margin, each of `both` has one or a reason why it has none."""
+    intervals: dict[str, Interval | NoInterval] = {}
     if "image_auroc" in both:
-        found["image_auroc"] = (
-            auroc_difference(_labels(sides.records[0]), *sides.scores)
-            if sides.scores_are_finite
+        intervals["image_auroc"] = (
+            auroc_difference(_labels(pair.records[0]), *pair.scores)
+            if pair.scores_are_finite
             else NoInterval(reason="scores are not finite")
         )
-    wanted = [name for name in _PIXEL if name in both]
-    changed = any(abs(two - one) > NEGLIGIBLE for one, two in (both[name] for name in wanted))
-    if wanted and (changed or margin is not None):
-        found |= {name: value for name, value in _pixel_intervals(sides).items() if name in wanted}
-    return found
+    pixel = [name for name in _PIXEL if name in both]
+    changed = any(abs(two - one) > NEGLIGIBLE for one, two in (both[name] for name in pixel))
+    if pixel and (changed or margin is not None):
+        intervals |= {name: interval for name, interval in _pixel_intervals(pair).items() if name in pixel}
+    return intervals
 
 
-def _pixel_intervals(sides: Sides) -> dict[str, Interval | NoInterval]:
-    one, two = sides.evidence
-    if one is None or two is None or sides.maps is None:
-        reason = "the maps of a side are missing, or of another shape"
-    elif not np.array_equal(one.masks, two.masks):
-        reason = "the two sides have other ground truth"
-    elif not all(is_finite(maps).all() for maps in sides.maps):
+def _pixel_intervals(pair: Pair) -> dict[str, Interval | NoInterval]:
+    reference, candidate = pair.evidence
+    if reference is None or candidate is None or pair.maps is None:
+        reason = "the maps of a record are missing, or of another shape"
+    elif not np.array_equal(reference.masks, candidate.masks):
+        reason = "the two records have different ground truth"
+    elif not all(is_finite(maps).all() for maps in pair.maps):
         reason = "maps are not finite"
     else:
-        return pixel_differences(one.masks, *sides.maps)
+        return pixel_differences(reference.masks, *pair.maps)
     return dict.fromkeys(_PIXEL, NoInterval(reason=reason))
 
 
-def _why_undefined(sides: Sides, name: str) -> str:
+def _why_undefined(pair: Pair, name: str) -> str:
     reasons = (
         f"{record.case.runner}: {record.undefined.get(name, 'no reason given')}"
-        for record in sides.records
+        for record in pair.records
         if name not in record.metrics
     )
     return "; ".join(reasons)
 
 
 def _altered(record: Record, arrays: EvidenceArrays | None) -> list[str]:
-    """Stored metrics that do not follow from the record's own scores and maps; what is not finite fails elsewhere."""
+    """Return a message for each stored metric that does not follow from the record's own scores and maps.
+
+    Scores and maps that are not finite are left to their own levels.
+    """
     scores = scores_of(record)
     right = metrics.Metrics(values={}, thresholds={}, undefined={})
     if is_finite(scores).all():
@@ -199,5 +205,5 @@ def _altered(record: Record, arrays: EvidenceArrays | None) -> list[str]:
 
 
 def _labels(record: Record) -> NDArray[np.int64]:
-    """(N,), 0 good and 1 defective."""
+    """Return (N,), 0 for good and 1 for defective."""
     return np.array([image.label for image in record.images], np.int64)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.blame import FLOAT16, FLOAT32, relative_difference, tolerance_of
+from harness.blame import relative_difference
 from harness.blame.outputs import require_tolerance
 from harness.errors import HarnessError, UsageError
 
@@ -39,10 +39,6 @@ def test_the_difference_of_large_float16_values_does_not_overflow() -> None:
 def test_nothing_is_not_compared() -> None:
     with pytest.raises(HarnessError, match="without values"):
         relative_difference(np.empty(0, np.float32), np.empty(0, np.float32))
-
-
-def test_only_fp32_is_held_to_the_tolerance_of_float32() -> None:
-    assert [tolerance_of(name) for name in ("fp32", "force_fp16")] == [FLOAT32, FLOAT16]
 
 
 @pytest.mark.parametrize("tolerance", [-1e-9, INF, NAN])

@@ -217,11 +217,10 @@ def test_inputs_that_differ_fail_and_say_where_it_began_for_each_image(results: 
         results.folder, reference, with_stages(other, {0: {"input": "x"}} | dict.fromkeys(range(1, 8), later))
     )
     assert failing(pair) == {"inputs"}
-    assert "different first at stage input: 1 of 8 images (test/good/000.png)" in messages(pair, "inputs")
-    assert "different first at stage frame: 7 of 8 images (test/good/001.png" in messages(pair, "inputs")
-    assert (
-        "(test/good/000.png)\nby how much cannot be told: the frames in the evidence are equal"
-        in messages(pair, "inputs")
+    assert "first differ at input: 1 of 8 images (test/good/000.png)" in messages(pair, "inputs")
+    assert "first differ at frame: 7 of 8 images (test/good/001.png" in messages(pair, "inputs")
+    assert "(test/good/000.png)\nby how much is unknown: the frames in the evidence are equal" in messages(
+        pair, "inputs"
     )
     assert "and 2 more" in messages(pair, "inputs")
 
@@ -252,8 +251,8 @@ def test_the_input_alone_decides_where_a_side_knows_no_stage_before_it(
     )
     pair = compare(results.folder, reference, other)
     assert verdicts(pair)["inputs"] == verdict
-    assert "compared at the input alone" in messages(pair, "inputs")
-    assert ("different first at stage input: 1 of 8" in messages(pair, "inputs")) == (verdict == "failed")
+    assert "compared by the input alone" in messages(pair, "inputs")
+    assert ("first differ at input: 1 of 8" in messages(pair, "inputs")) == (verdict == "failed")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +271,7 @@ def test_the_frame_decides_where_one_network_takes_over_earlier(
     other = with_stages(msgspec.structs.replace(other, input_stage="crop"), dict.fromkeys(range(8), stages))
     pair = compare(results.folder, reference, other)
     assert verdicts(pair)["inputs"] == verdict
-    assert "reference preprocesses up to layout and other up to crop" in messages(pair, "inputs")
+    assert "reference preprocesses up to layout and other preprocesses up to crop" in messages(pair, "inputs")
 
 
 def test_a_network_that_takes_over_earlier_is_not_measured_without_frames(results: Results) -> None:
@@ -321,7 +320,7 @@ OTHER_DATA = Data(fingerprint="9" * 64, good=4, defective=4, masks_cut=0, masks_
         ({"status": "skipped", "reason": "no such device"}, "other skipped: no such device"),
         ({"data": None}, "without test images"),
         ({"images": ()}, "without test images"),
-        ({"images": images(outputs())[1:]}, "8 and 7 images.*only one side has test/good/000.png"),
+        ({"images": images(outputs())[1:]}, "8 and 7 images.*only one record has test/good/000.png"),
         ({"images": images(outputs())[::-1]}, "another order"),
         ({"images": (msgspec.structs.replace(ONE, name="x.png"),)}, "no test image in common"),
         (
@@ -702,7 +701,7 @@ def test_the_lines_say_what_was_compared_how_near_it_is_and_the_verdict_last(res
         "✓ 9.1e-04",
         "test/crack/004.png (defective) flips: 2.5009 → 2.49999 at threshold 2.5",
         "not compared: dead failed: killed by signal 9",
-        "maps: beyond 0.001 for 1 of 8 images, most of all test/good/000.png",
+        "maps: 1 of 8 images differ by more than 0.001, most test/good/000.png",
     ):
         assert any(expected in line for line in text), expected
     assert text[-1] == "parity failed: 1 of 3 comparisons with reference passed"

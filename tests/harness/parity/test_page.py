@@ -14,7 +14,7 @@ def rows(results: Results) -> dict[str, str]:
     report = parity.parity(results.folder, reference="reference")
     path = results.folder / "page.md"
     page.write(results.folder, report, path)
-    table = path.read_text().partition("both sides")[2].partition("\n\n")[0]
+    table = path.read_text().partition("both records")[2].partition("\n\n")[0]
     cells = [line.strip("| ").split(" | ", 1) for line in table.splitlines()[2:]]
     return {cell[0]: cell[1] for cell in cells}
 
@@ -24,7 +24,7 @@ def test_what_the_sides_share_is_said_once(results: Results) -> None:
     found = rows(results)
     assert found["weights"] == f"random, {'0' * 64}"
     assert found["test images"] == f"4 good, 4 defective, fingerprint {'f' * 64}"
-    assert found["ground truth"] == "grey values above 127, nearest; the crop cuts 0, empties 0"
+    assert found["ground truth"] == "grey values above 127, nearest; the crop cuts 0 masks, empties 0"
     assert not any("reference: " in text for text in found.values())
 
 
@@ -38,9 +38,9 @@ def test_where_the_sides_differ_both_are_shown(results: Results) -> None:
         weights=msgspec.structs.replace(made.weights, source="other.pth"),
     )
     found = rows(results)
-    assert found["weights"] == f"reference: random, {'0' * 64}; other: other.pth, {'0' * 64}"
+    assert found["weights"] == f"reference: random, {'0' * 64}; candidate: other.pth, {'0' * 64}"
     images = "4 good, 4 defective, fingerprint"
-    assert found["test images"] == f"reference: {images} {'f' * 64}; other: {images} {'9' * 64}"
+    assert found["test images"] == f"reference: {images} {'f' * 64}; candidate: {images} {'9' * 64}"
     assert found["compared"] == "8 images"
 
 
@@ -48,4 +48,4 @@ def test_a_side_that_failed_is_shown_too(results: Results) -> None:
     results.add("reference", outputs())
     results.add("other", outputs(), status="failed", reason="killed", data=None, device=None)
     found = rows(results)
-    assert found["test images"].endswith("; other: unknown")
+    assert found["test images"].endswith("; candidate: unknown")

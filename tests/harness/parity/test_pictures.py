@@ -111,10 +111,10 @@ def test_red_green_and_blue_keep_their_places_and_grey_stays_grey(
     colour: tuple[int, ...], bgr: list[int]
 ) -> None:
     given = outputs()
-    subject = pictures._Subject(
+    subject = pictures.Picture(
         category="bottle",
-        backends=("reference", "other"),
-        name="test/good/000.png",
+        names=("reference", "other"),
+        image="test/good/000.png",
         label=0,
         scores=(1.0, 1.0),
         threshold=2.0,

@@ -101,7 +101,7 @@ def test_agreement_with_an_older_detector_is_not_agreement_with_the_newest(
     assert [pair.verdict for pair in report.pairs] == ["passed"]
     assert report.verdict == "not measured"
     assert "reference's newest record of bottle is of detector" in report.reasons[0]
-    assert report.reasons[0].endswith("and board has none of that: bench it too")
+    assert report.reasons[0].endswith("and board has no record of these: bench it too")
 
 
 def test_a_replay_of_one_side_is_no_other_side(results: Results) -> None:
@@ -111,7 +111,7 @@ def test_a_replay_of_one_side_is_no_other_side(results: Results) -> None:
     for reference, other in (("board", "replay (board)"), ("replay (board)", "board")):
         report = parity.parity(results.folder, reference=reference)
         assert (report.verdict, report.pairs) == ("not measured", ())
-        assert report.reasons[-1] == f"{other} is left out: the one plays the outputs of the other"
+        assert report.reasons[-1] == f"{other} is left out: it and the reference share the outputs of one run"
     results.add("reference", outputs())
     assert parity.parity(results.folder, reference="reference").verdict == "passed"
     report = parity.parity(results.folder, reference="board")

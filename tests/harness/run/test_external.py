@@ -441,9 +441,9 @@ def test_parity_shows_where_the_inputs_of_another_program_differ(
     assert pair.other.runner == measured.case.runner
     level = pair.levels[0]
     assert (level.name, level.verdict) == ("inputs", verdict)
-    assert "compared at the input alone" in level.messages[-1]
+    assert "compared by the input alone" in level.messages[-1]
     if change:
-        assert "different first at stage input: 1 of 8 images (test/good/002.png)" in level.messages[0]
+        assert "first differ at input: 1 of 8 images (test/good/002.png)" in level.messages[0]
 
 
 def test_digests_of_other_inputs_are_refused(exchange: Exchange, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from harness import parity
 from harness.cli import main
 from harness.metrics.intervals import Interval, NoInterval
-from harness.parity import PROFILES, Asked, LevelReport, MetricChange, PairReport, compare
+from harness.parity import PROFILES, LevelReport, Limits, MetricChange, PairReport, compare
 from harness.parity.levels.maps import WINDOW, structural_similarity
 from harness.parity.tolerances import precision_of
 from harness.records import record
@@ -80,7 +80,7 @@ def test_the_precision_is_what_variant_and_device_say(
 ) -> None:
     made = results.add("other", outputs(), case={"variant": variant}, device=device(**options))
     assert precision_of(made)[0] == name
-    assert ("does not tell" in precision_of(made)[1]) == (variant in ("mine", "enforced-fp16ish"))
+    assert ("names no precision" in precision_of(made)[1]) == (variant in ("mine", "enforced-fp16ish"))
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -121,10 +121,10 @@ def test_a_float32_pair_has_nothing_else_to_say(results: Results) -> None:
 def test_a_profile_asked_for_is_taken_and_the_other_named(results: Results) -> None:
     one = results.add("reference", outputs())
     two = results.add("other", scored(outputs(), 6, outputs().scores[6] + 1.5e-3), case=HALF)
-    strict = compare(results.folder, one, two, asked=Asked(profile="float32"))
+    strict = compare(results.folder, one, two, limits=Limits(profile="float32"))
     assert (strict.verdict, strict.float32) == ("failed", {})
-    assert strict.profile.why == "as asked; by the records it would be float16 (other: force_fp16)"
-    assert compare(results.folder, one, two, asked=Asked(profile="float16")).profile.why == "as asked"
+    assert strict.profile.why == "as requested; the records name float16 (other: force_fp16)"
+    assert compare(results.folder, one, two, limits=Limits(profile="float16")).profile.why == "as requested"
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int8"])
@@ -134,7 +134,7 @@ def test_a_profile_sets_the_tolerance_of_scores(
 ) -> None:
     moved = scored(outputs(), 6, outputs().scores[6] + share * PROFILES[name].score)
     one, two = results.add("reference", outputs()), results.add("other", moved)
-    assert level(compare(results.folder, one, two, asked=Asked(profile=name)), "scores").verdict == verdict
+    assert level(compare(results.folder, one, two, limits=Limits(profile=name)), "scores").verdict == verdict
 
 
 def test_profiles_grow_looser_in_every_tolerance() -> None:
@@ -249,7 +249,7 @@ def test_where_only_the_input_differs_it_is_said_that_nothing_tells_by_how_much(
         msgspec.structs.replace(image, stages=image.stages | {"input": "x"}) for image in two.images
     )
     found = level(compare(results.folder, one, msgspec.structs.replace(two, images=images)), "inputs")
-    assert "by how much cannot be told: the evidence holds frames, not" in "\n".join(found.messages)
+    assert "by how much is unknown: the evidence holds frames, and not" in "\n".join(found.messages)
     assert "largest_grey_difference" not in found.numbers
 
 
@@ -259,7 +259,7 @@ def test_frames_that_are_missing_are_said_to_be(results: Results) -> None:
     changed[0] += 1
     other = with_frames(results, two, changed, "frame", "input")
     found = level(compare(results.folder, one, msgspec.structs.replace(other, evidence=None)), "inputs")
-    assert "cannot be told: the frames in the evidence are missing" in "\n".join(found.messages)
+    assert "is unknown: the frames in the evidence are missing" in "\n".join(found.messages)
 
 
 def test_equal_inputs_say_nothing_of_how_much(results: Results) -> None:
@@ -300,9 +300,9 @@ def test_pixel_metrics_that_change_have_intervals(results: Results) -> None:
 def test_a_margin_that_the_images_cannot_rule_out_is_not_measured(
     results: Results, margin: float, verdict: str
 ) -> None:
-    pair_asked = Asked(margin=margin, profile="int8")
+    limits = Limits(margin=margin, profile="int8")
     one, two = results.add("reference", noisy(1, 0)), results.add("other", noisy(1, 0))
-    pair = compare(results.folder, one, two, asked=pair_asked)
+    pair = compare(results.folder, one, two, limits=limits)
     assert change(pair, "image_auroc").non_inferior == verdict
     assert level(pair, "metrics").verdict == verdict
     assert pair.verdict == verdict
@@ -313,18 +313,18 @@ def test_a_margin_that_the_images_cannot_rule_out_is_not_measured(
 
 def test_a_loss_beyond_the_margin_fails_and_a_gain_does_not(results: Results) -> None:
     better, worse = noisy(2, 1.0), noisy(2, 0)
-    loose = Asked(margin=1e-4, profile="int8")
+    loose = Limits(margin=1e-4, profile="int8")
     one, two = results.add("reference", better), results.add("other", worse)
-    lost = compare(results.folder, one, two, asked=loose)
+    lost = compare(results.folder, one, two, limits=loose)
     assert change(lost, "pixel_auroc").non_inferior == "failed"
     assert "pixel AUROC loses more than the margin of 0.0001" in "\n".join(level(lost, "metrics").messages)
-    gained = compare(results.folder, two, one, asked=loose)
+    gained = compare(results.folder, two, one, limits=loose)
     assert change(gained, "pixel_auroc").non_inferior == "passed"
 
 
 def test_the_margin_never_makes_a_failed_level_pass(results: Results) -> None:
     one, two = results.add("reference", noisy(3, 1.0)), results.add("other", noisy(3, 0.9))
-    pair = compare(results.folder, one, two, asked=Asked(margin=0.9))
+    pair = compare(results.folder, one, two, limits=Limits(margin=0.9))
     assert {found.non_inferior for found in pair.metrics} == {"passed"}
     assert level(pair, "metrics").verdict == "failed"
 
@@ -346,7 +346,7 @@ def test_without_two_maps_to_draw_from_a_margin_is_not_measured(results: Results
         arrays = EvidenceArrays(maps=maps, masks=masks, frames=frames(given)[:, : maps.shape[1]])
         evidence = record.write_evidence(results.folder, two.case, two.inputs_sha256, arrays)
         two = msgspec.structs.replace(two, evidence=evidence)
-    pair = compare(results.folder, one, two, asked=Asked(margin=0.5))
+    pair = compare(results.folder, one, two, limits=Limits(margin=0.5))
     found = change(pair, "aupro")
     assert isinstance(found.interval, NoInterval)
     assert found.non_inferior == "not measured"

@@ -13,7 +13,7 @@ import pytest
 from harness import parity, storage
 from harness.detector.artifact import TensorSpec, Variant
 from harness.errors import HarnessError, RecordError, UsageError
-from harness.parity import Asked, LevelReport, PairReport, TensorDifference, compare
+from harness.parity import LevelReport, Limits, PairReport, TensorDifference, compare
 from harness.records import outputs, record
 from harness.records.record import Record, Source, StoredOutputs
 from harness.types import AnyArray
@@ -24,7 +24,7 @@ IMAGES = 8
 
 
 Arrays = dict[str, AnyArray]
-NOTHING = Asked()
+NOTHING = Limits()
 
 
 def keep(
@@ -63,14 +63,14 @@ def pair_of(
     results: Results,
     reference: Arrays | None,
     other: Arrays | None,
-    asked: Asked = NOTHING,
+    limits: Limits = NOTHING,
     **changes: Any,
 ) -> PairReport:
     sides = [results.add("reference", plain()), results.add("other", plain(), **changes)]
     for index, arrays in enumerate((reference, other)):
         if arrays is not None:
             sides[index] = keep(results, sides[index], arrays)
-    return compare(results.folder, *sides, asked=asked)
+    return compare(results.folder, *sides, limits=limits)
 
 
 def level(pair: PairReport) -> LevelReport:
@@ -179,7 +179,9 @@ def test_a_value_that_is_not_finite_fails_even_where_both_sides_agree(
 ) -> None:
     broken = features()
     broken[3, 1] = value
-    pair = pair_of(results, {"f": broken if sides == 2 else features()}, {"f": broken}, Asked(profile="int8"))
+    pair = pair_of(
+        results, {"f": broken if sides == 2 else features()}, {"f": broken}, Limits(profile="int8")
+    )
     found = only(pair)
     assert (level(pair).verdict, pair.verdict) == ("failed", "failed")
     assert found.not_finite == (sides - 1, 1)
@@ -191,7 +193,7 @@ def test_a_value_that_is_not_finite_fails_even_where_both_sides_agree(
 def test_an_output_that_is_all_zero_on_the_reference_passes_only_where_it_is_zero(results: Results) -> None:
     nothing = np.zeros((IMAGES, 2))
     assert pair_of(results, {"f": nothing}, {"f": nothing}).verdict == "passed"
-    pair = pair_of(results, {"f": nothing}, {"f": nothing + 1e-30}, Asked(profile="int8"))
+    pair = pair_of(results, {"f": nothing}, {"f": nothing + 1e-30}, Limits(profile="int8"))
     assert (level(pair).verdict, only(pair).tolerance_needed) == ("failed", None)
     assert (only(pair).cosine, only(pair).largest_relative) == (None, None)
 
@@ -218,7 +220,7 @@ def test_outputs_saved_on_one_side_alone_are_not_measured_and_count(results: Res
     pair = pair_of(results, None if lacking == "reference" else saved, None if lacking == "other" else saved)
     assert (level(pair).verdict, pair.verdict) == ("not measured", "not measured")
     assert level(pair).messages == (
-        f"{lacking} saved no outputs, the other side did: bench it with --save-outputs",
+        f"{lacking} saved no outputs, the other record has some: bench it with --save-outputs",
     )
 
 
@@ -254,10 +256,10 @@ def test_altered_outputs_are_an_error(results: Results) -> None:
 def test_without_saved_outputs_the_level_is_left_out_and_says_so(results: Results) -> None:
     pair = pair_of(results, None, None)
     assert pair.verdict == "passed"
-    assert "neither side's outputs were saved" in pair.left_out["tensors"]
+    assert "no outputs were saved" in pair.left_out["tensors"]
     text = "\n".join(parity.lines(parity.parity(results.folder, reference="reference")))
     assert "not saved" in text
-    assert "tensors: left out and not counted: neither" in text
+    assert "tensors: left out and not counted: no outputs" in text
 
 
 FILES = Source(outputs_sha256="1" * 64)
@@ -266,9 +268,9 @@ FILES = Source(outputs_sha256="1" * 64)
 @pytest.mark.parametrize(
     ("saved", "words"),
     [
-        ((True, False), "other played stored outputs and keeps none"),
+        ((True, False), "other replayed saved outputs and saves none"),
         ((False, True), "reference saved no outputs (those of other came as files)"),
-        ((False, False), "neither side"),
+        ((False, False), "no outputs were saved"),
     ],
 )
 def test_outputs_that_came_as_files_do_not_ask_for_the_level(
@@ -304,7 +306,7 @@ def test_a_graph_with_its_head_and_one_without_share_no_outputs(results: Results
 def test_a_tolerance_may_be_set_for_one_output(results: Results) -> None:
     one = {"a": features(), "b": features()}
     two = {"a": features() * 1.01, "b": features() * 1.00005}
-    loose, tight = Asked(outputs={"a": 0.02}), Asked(outputs={"a": 0.02, "b": 1e-5})
+    loose, tight = Limits(outputs={"a": 0.02}), Limits(outputs={"a": 0.02, "b": 1e-5})
     assert level(pair_of(results, one, two)).verdict == "failed"
     pair = pair_of(results, one, two, loose)
     assert level(pair).verdict == "passed"
@@ -312,12 +314,12 @@ def test_a_tolerance_may_be_set_for_one_output(results: Results) -> None:
     assert pair.float32["tensors"] == "failed"
     found = level(pair_of(results, one, two, tight))
     assert found.verdict == "failed"
-    assert found.messages[0].startswith("b needs a tolerance of 5e-05, asked for 1e-05")
+    assert found.messages[0].startswith("b needs a tolerance of 5e-05, allowed 1e-05")
     assert found.numbers["tolerance_needed"] == pytest.approx(5e-5, rel=1e-2)  # 5 times too much; a's is half
 
 
 def test_with_a_tolerance_of_nothing_only_equal_outputs_pass(results: Results) -> None:
-    nothing = Asked(outputs={"f": 0.0})
+    nothing = Limits(outputs={"f": 0.0})
     assert pair_of(results, {"f": features()}, {"f": features()}, nothing).verdict == "passed"
     assert pair_of(results, {"f": features()}, {"f": features() * 1.000001}, nothing).verdict == "failed"
 
@@ -325,11 +327,11 @@ def test_with_a_tolerance_of_nothing_only_equal_outputs_pass(results: Results) -
 def test_a_tolerance_for_an_output_that_nobody_compared_is_refused(results: Results) -> None:
     pair_of(results, {"embedding": features()}, {"embedding": features()})
     with pytest.raises(HarnessError, match="embedding"):
-        parity.parity(results.folder, reference="reference", asked=Asked(outputs={"embeding": 1e-3}))
+        parity.parity(results.folder, reference="reference", limits=Limits(outputs={"embeding": 1e-3}))
     bare = dataclasses.replace(results, folder=results.folder / "bare")
     pair_of(bare, None, None)
     with pytest.raises(UsageError, match="no outputs were compared"):
-        parity.parity(bare.folder, reference="reference", asked=Asked(outputs={"embedding": 1e-3}))
+        parity.parity(bare.folder, reference="reference", limits=Limits(outputs={"embedding": 1e-3}))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
