@@ -1,7 +1,6 @@
 """Blame: where two backends part. Here from evidence alone; node by node in `harness.blame.nodes`, which needs onnx."""
 
 from harness.blame.frames import Explanation, explain
-from harness.blame.outputs import relative_difference
 from harness.blame.stages import Stage, StageBlame, blame
 
 __all__ = [
@@ -10,5 +9,4 @@ __all__ = [
     "StageBlame",
     "blame",
     "explain",
-    "relative_difference",
 ]

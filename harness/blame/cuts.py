@@ -19,6 +19,7 @@ from harness import errors, storage
 from harness.blame import outputs
 from harness.detector import artifact
 from harness.errors import ArtifactError, RecordError, UsageError
+from harness.metrics.differences import relative_difference
 from harness.parity import Verdict, overall
 from harness.parity.tolerances import search_tolerance
 from harness.records import record
@@ -233,7 +234,7 @@ def _judge(
         stored = Reader(file, item.outputs.sha256)
         given = stored.outputs(0, sum(stored.rows))
         if cut.output in given:
-            apart = outputs.relative_difference(_expected(path, cut), given[cut.output])
+            apart = relative_difference(given[cut.output], expected=_expected(path, cut))
             passed = apart <= allowed
             return CutReport(
                 tensor=cut.tensor,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.errors import HarnessError, UsageError
+from harness.errors import UsageError
+from harness.metrics.differences import relative_difference
 from harness.records.outputs import Reader
 from harness.types import AnyArray
 
@@ -44,7 +45,7 @@ def compare(one: Reader, two: Reader, images: Sequence[str], tolerances: Toleran
     for index, span in enumerate(spans(one.rows)):
         mine, theirs = one.outputs(*span), two.outputs(*span)
         for name in worst:
-            worst[name] = max(worst[name], (relative_difference(mine[name], theirs[name]), index))
+            worst[name] = max(worst[name], (relative_difference(theirs[name], expected=mine[name]), index))
     over = {name: found for name, found in worst.items() if found[0] > allowed[name]}
     if not over:
         largest = max(apart for apart, _ in worst.values())
@@ -79,9 +80,9 @@ def _other_names(
     return [
         f"{name} is what the reference calls {twin}: outputs have changed names or places"
         for name in allowed
-        if relative_difference(mine[name], theirs[name]) > allowed[name]
+        if relative_difference(theirs[name], expected=mine[name]) > allowed[name]
         for twin in allowed
-        if relative_difference(mine[twin], theirs[name]) <= allowed[twin]
+        if relative_difference(theirs[name], expected=mine[twin]) <= allowed[twin]
     ]
 
 
@@ -92,7 +93,7 @@ def _other_image(
     for position, span in enumerate(spans(one.rows)):
         others = one.outputs(*span)
         if position != index and all(
-            relative_difference(others[name], theirs[name]) <= allowed[name] for name in allowed
+            relative_difference(theirs[name], expected=others[name]) <= allowed[name] for name in allowed
         ):
             return position
     return None
@@ -102,25 +103,3 @@ def require_tolerance(tolerance: float) -> None:
     """Raise `UsageError` unless it is a number from 0 to below infinity: anything is within infinity."""
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"--tolerance {tolerance}: a share of a tensor's largest value, 1e-4 say")
-
-
-def relative_difference(reference: AnyArray, other: AnyArray) -> float:
-    """Largest |other − reference| over the largest finite |reference|, from 0 to infinity.
-
-    Infinite where the shapes differ, a value is NaN on either side, or infinite on one alone.
-
-    Raises:
-        HarnessError: there are no values to compare.
-    """
-    if reference.shape != other.shape:
-        return float("inf")
-    if not reference.size:
-        raise HarnessError("a tensor without values cannot be compared")
-    one, two = reference.astype(np.float64), other.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        apart = np.where(one == two, 0.0, np.abs(two - one))  # infinity less itself is NaN
-    largest = float(apart.max())
-    if largest == 0:
-        return 0.0
-    scale = float(np.abs(one[np.isfinite(one)]).max(initial=0.0))
-    return largest / scale if np.isfinite(largest) and scale > 0 else float("inf")

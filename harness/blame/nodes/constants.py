@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.blame import relative_difference
 from harness.blame.nodes.graph import Graph, constants
+from harness.metrics.differences import relative_difference
 
 
 def differences(reference: Graph, other: Graph) -> tuple[str, ...]:
@@ -25,7 +25,7 @@ def _constants(one: Any, two: Any) -> list[str]:
         if first.shape != second.shape:
             lines.append(f"constant {name}: shape {first.shape} became {second.shape}{kind}")
             continue
-        apart = relative_difference(first, second) if first.size else 0.0
+        apart = relative_difference(second, expected=first) if first.size else 0.0
         if apart or kind:
             lines.append(f"constant {name} differs by {apart:.2g} of its largest value{kind}")
     return lines

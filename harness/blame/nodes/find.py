@@ -16,11 +16,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from harness.blame import relative_difference
 from harness.blame.nodes import constants, reproducer
 from harness.blame.nodes.graph import Tensor
 from harness.blame.nodes.side import Row, Side
 from harness.errors import UsageError
+from harness.metrics.differences import relative_difference
 from harness.types import AnyArray
 
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -156,7 +156,7 @@ def _worst(reference: Side, other: Side, rows: Sequence[Row]) -> tuple[Row, dict
     batches = [row.values for row in rows]
     worst = (-1.0, 0, dict[str, float]())
     for index, (one, two) in enumerate(zip(reference.outputs(batches), other.outputs(batches), strict=True)):
-        apart = {name: relative_difference(one[name], two[name]) for name in one}
+        apart = {name: relative_difference(two[name], expected=one[name]) for name in one}
         if max(apart.values()) > worst[0]:
             worst = (max(apart.values()), index, apart)
     return rows[worst[1]], worst[2]
@@ -187,7 +187,7 @@ class _Search:
     def difference(self, name: str) -> float:
         """Of a tensor, with all of them exposed."""
         one = self.reference[name]
-        return relative_difference(one, self._other[name]) if one.size else 0.0
+        return relative_difference(self._other[name], expected=one) if one.size else 0.0
 
     def first(self, output: str) -> tuple[str, list[str]]:
         """The first tensor over tolerance; `output` is of the whole model, and is."""
@@ -203,7 +203,7 @@ class _Search:
     def _single(self, name: str) -> float:
         """Difference of a tensor where it is the only output."""
         one, two = (side.values([name], self._batch)[name] for side in self._sides)
-        return relative_difference(one, two) if one.size else 0.0
+        return relative_difference(two, expected=one) if one.size else 0.0
 
     def isolated(self, first: str) -> _Isolated:
         """The smallest model that fails when fed with the reference's values."""
@@ -232,7 +232,7 @@ class _Search:
     def _alone(self, name: str, known: Mapping[str, AnyArray]) -> float:
         model, given = self._sides[1].graph.part(name, known)
         found = self._sides[1].run(model, next(iter(given.values())))[0][name]
-        return relative_difference(self.reference[name], found) if found.size else 0.0
+        return relative_difference(found, expected=self.reference[name]) if found.size else 0.0
 
     def described(self, name: str) -> list[str]:
         """What the values of the blamed tensor look like."""
@@ -251,7 +251,7 @@ class _Search:
             if twin != name
             and self.difference(name) > self._tolerance
             and self.reference[twin].size
-            and relative_difference(self.reference[twin], two) <= self._tolerance
+            and relative_difference(two, expected=self.reference[twin]) <= self._tolerance
         ]
         return notes + [
             f"{name} is what the reference calls {twin}: tensors have changed places" for twin in twins[:1]
