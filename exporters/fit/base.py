@@ -67,7 +67,8 @@ class Images:
 
     def tensors(self) -> Float32:
         """All images at once: float32 (N, C, H, W), no windows cut; 0.8 MB for each of 3 × 256 × 256 pixels."""
-        return np.stack([self._tensor(sample) for sample in self.samples])
+        read = self.preprocessor
+        return np.stack([read.tensor(read.frame(read.decode(sample.path))) for sample in self.samples])
 
     def batches(self, size: int = BATCH) -> Iterator[tuple[Float32, int]]:
         """Batches of network inputs for `size` images, float32 (size · windows, C, h, w), and how many images are real.
@@ -76,9 +77,5 @@ class Images:
         """
         for start in range(0, len(self.samples), size):
             chunk = self.samples[start : start + size]
-            tensors = [self._tensor(sample) for sample in chunk]
-            tensors += tensors[-1:] * (size - len(chunk))
-            yield np.concatenate([self.preprocessor.windows(tensor) for tensor in tensors]), len(chunk)
-
-    def _tensor(self, sample: Sample) -> AnyArray:
-        return self.preprocessor.tensor(self.preprocessor.frame(self.preprocessor.decode(sample.path)))
+            rows = [self.preprocessor.rows(sample.path) for sample in chunk]
+            yield np.concatenate(rows + rows[-1:] * (size - len(chunk))), len(chunk)

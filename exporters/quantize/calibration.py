@@ -24,6 +24,6 @@ def batches(artifact: Artifact, variant: Variant, samples: Sequence[Sample]) -> 
     """The network's inputs, at most `ROWS` rows at a time; never rows of two images in one."""
     preprocessor = Preprocessor(artifact.manifest.preprocessing, until=variant.input_stage)
     for sample in samples:
-        rows = preprocessor.windows(preprocessor.tensor(preprocessor.frame(preprocessor.decode(sample.path))))
+        rows = preprocessor.rows(sample.path)
         for start in range(0, len(rows), ROWS):
             yield rows[start : start + ROWS]

@@ -254,6 +254,10 @@ class Preprocessor:
         origins = self._windows.origins(*tensor.shape[1:])
         return np.stack([tensor[:, top : top + size, left : left + size] for top, left in origins])
 
+    def rows(self, path: Path) -> AnyArray:
+        """The network's inputs for the image file `path`: decode, frame, tensor, windows; (windows, …) as `windows` gives."""
+        return self.windows(self.tensor(self.frame(self.decode(path))))
+
     def mask(self, mask: Bool, resize: MaskResize = "nearest") -> tuple[Bool, bool]:
         """Ground truth in the frame of the map, and whether the crop cut defective pixels away.
 

@@ -61,8 +61,7 @@ class FromImages:
 
     def first(self) -> AnyArray:
         """(rows, …) of the first image."""
-        frame = self._preprocessor.frame(self._preprocessor.decode(self._samples[0].path))
-        return self._preprocessor.windows(self._preprocessor.tensor(frame))
+        return self._preprocessor.rows(self._samples[0].path)
 
     def batch(self, start: int, stop: int) -> list[Image]:
         """Images `start` to `stop`."""

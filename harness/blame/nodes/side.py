@@ -129,7 +129,7 @@ def rows(side: Side, samples: Sequence[Sample]) -> tuple[Row, ...]:
     preprocessor = Preprocessor(side.artifact.manifest.preprocessing, until=side.variant.input_stage)
     found = []
     for sample in samples:
-        made = preprocessor.windows(preprocessor.tensor(preprocessor.frame(preprocessor.decode(sample.path))))
+        made = preprocessor.rows(sample.path)
         for number, row in enumerate(made):
             name = f"{sample.name} (row {number})" if len(made) > 1 else sample.name
             found.append(Row(image=name, values=repeated(side, row)))

@@ -422,6 +422,15 @@ def test_all_steps_are_the_hosts_unless_a_graph_takes_over_before_the_windows() 
     np.testing.assert_array_equal(Preprocessor(GREY).windows(tensor), tensor[None])
 
 
+def test_the_rows_of_a_file_are_the_windows_of_its_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), noise(8, 8, 3))
+    preprocessor = Preprocessor((*standard_steps(8, 8), Windows(size=4, stride=2)))
+    tensor = preprocessor.tensor(preprocessor.frame(preprocessor.decode(path)))
+    assert preprocessor.rows(path).shape == (9, 3, 4, 4)
+    np.testing.assert_array_equal(preprocessor.rows(path), preprocessor.windows(tensor))
+
+
 def test_windows_further_apart_than_they_are_large_leave_gaps() -> None:
     apart = Windows(size=4, stride=6)
     assert apart.origins(4, 4) == ((0, 0),)
