@@ -68,13 +68,13 @@ class Bench:
         return f"{check.verdict}: {check.message}"
 
 
-def add(results: Results, given: Outputs | None = None, **changes: Any) -> Record:
+def add(results: Results, scores: Outputs | None = None, **changes: Any) -> Record:
     """A sound record of onnxruntime-cpu, with times, memory and model size; `changes` replace its fields."""
-    given = outputs(good=40, defective=40) if given is None else given
-    times = {stage: [10.0] * len(given.labels) for stage in ("infer_head", "total")}
+    scores = outputs(good=40, defective=40) if scores is None else scores
+    times = {stage: [10.0] * len(scores.labels) for stage in ("infer_head", "total")}
     sound = {"latency_samples_ms": times, "peak_memory_bytes": 100_000_000, "model_bytes": 1_000_000}
     backend = changes.pop("backend", "onnxruntime-cpu")
-    return results.add(backend, given, **{**sound, **changes})
+    return results.add(backend, scores, **{**sound, **changes})
 
 
 def timed(
@@ -130,7 +130,7 @@ def write_run(
         "host": msgspec.to_builtins(host),
         "started": "before",
         "finished": finished,
-        "benchmarks": [msgspec.to_builtins(item) for item in benchmarks],
+        "benchmarks": [msgspec.to_builtins(benchmark) for benchmark in benchmarks],
     }
     storage.write_json(path, document | {"run_sha256": storage.sha256_of_json(document)})
     return path

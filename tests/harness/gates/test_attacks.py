@@ -274,8 +274,8 @@ def test_too_few_processes_are_not_measured(good: Bench, rule: str) -> None:
 
 
 def test_one_process_that_is_there_twice_is_not_measured(good: Bench) -> None:
-    taken = timed(0.5).processes
-    write_run(good.results.folder, [timed(0.5, processes=(*taken[:4], taken[0]))])
+    processes = timed(0.5).processes
+    write_run(good.results.folder, [timed(0.5, processes=(*processes[:4], processes[0]))])
     assert "two processes hold the same times" in good.message(LATENCY)
 
 
@@ -306,14 +306,14 @@ def test_the_baselines_own_run_is_not_measured_against_itself(good: Bench) -> No
 
 @pytest.mark.parametrize("rule", [NONINFERIOR, PARITY])
 def test_records_of_other_images_are_not_measured(good: Bench, rule: str) -> None:
-    made = record.read(file_of(good))
+    added = record.read(file_of(good))
     file_of(good).unlink()
-    assert made.data is not None
+    assert added.data is not None
     others = tuple(
         msgspec.structs.replace(image, stages=image.stages | {"decode": "other pixels"})
-        for image in made.images
+        for image in added.images
     )
-    add(good.results, data=msgspec.structs.replace(made.data, fingerprint="0" * 64), images=others)
+    add(good.results, data=msgspec.structs.replace(added.data, fingerprint="0" * 64), images=others)
     assert exit_code(good, rule) == 3
 
 
@@ -345,9 +345,9 @@ def test_failed_beats_not_measured(good: Bench) -> None:
 
 
 def test_a_record_is_sealed_when_it_is_written(bench: Bench) -> None:
-    made: Record = add(bench.results)
-    assert record.read(record.path_of(bench.results.folder, made)) == made
+    added: Record = add(bench.results)
+    assert record.read(record.path_of(bench.results.folder, added)) == added
     document = json.loads(file_of(bench).read_text())
     file_of(bench).write_text(json.dumps(dict(reversed(document.items())), indent=8))
-    assert record.read(file_of(bench)) == made
-    assert np.isclose(made.metrics["image_auroc"], 1)
+    assert record.read(file_of(bench)) == added
+    assert np.isclose(added.metrics["image_auroc"], 1)

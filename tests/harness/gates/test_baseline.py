@@ -32,15 +32,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_baseline_holds_what_the_rules_compare_with_and_no_more(bench: Bench) -> None:
-    made = add(bench.results)
+    added = add(bench.results)
     add(bench.results, case={"category": "cable"})
     write_run(bench.results.folder, [timed(1.0)])
-    name = record.path_of(bench.results.folder, made).name
+    name = record.path_of(bench.results.folder, added).name
     update(bench.rules(MEMORY, BOUND, LATENCY), bench.results.folder)
     assert contents(bench.baseline.folder).keys() == {name, SUMMARY}
-    assert made.evidence is not None
+    assert added.evidence is not None
     update(bench.rules(MEMORY, PIXELS, RELATIVE), bench.results.folder)
-    assert contents(bench.baseline.folder).keys() == {name, SUMMARY, made.evidence.file, FILE}
+    assert contents(bench.baseline.folder).keys() == {name, SUMMARY, added.evidence.file, FILE}
 
 
 def test_files_are_copied_as_they_are_and_come_out_the_same_twice(bench: Bench) -> None:

@@ -50,9 +50,9 @@ def noisy(*, shift: float, seed: int = 0, count: int = 150) -> Outputs:
     ],
 )
 def test_the_limit_itself_is_allowed(bench: Bench, rule: str, verdict: str) -> None:
-    given = outputs(good=2, defective=2)
-    given.scores[:] = [1, 3, 2, 4]  # one of four pairs is ranked wrongly
-    add(bench.results, given)
+    base = outputs(good=2, defective=2)
+    base.scores[:] = [1, 3, 2, 4]  # one of four pairs is ranked wrongly
+    add(bench.results, base)
     assert bench.message(BOUND.replace("at_least = 0.9", rule)).startswith(
         f"{verdict}: image_auroc 0.75, asked"
     )
@@ -187,17 +187,17 @@ def test_a_ratio_is_judged_by_its_interval(bench: Bench, ratio: float, between: 
 
 
 def test_a_ratio_below_the_limit_is_not_enough(bench: Bench) -> None:
-    item = timed(1.0, between=0.2)
-    found = ratio(item, level=0.95)
-    assert found.low < found.estimate < 1.1 < found.high
-    write_run(bench.results.folder, [item])
+    benchmark = timed(1.0, between=0.2)
+    interval = ratio(benchmark, level=0.95)
+    assert interval.low < interval.estimate < 1.1 < interval.high
+    write_run(bench.results.folder, [benchmark])
     assert bench.message(LATENCY).startswith("not measured")
 
 
 def test_the_ratio_of_each_process_is_shown(bench: Bench) -> None:
-    item = timed(1.0, between=0.2)
-    write_run(bench.results.folder, [item])
-    shown = ", ".join(f"{value:.4g}" for value in ratio(item, level=0.95).processes)
+    benchmark = timed(1.0, between=0.2)
+    write_run(bench.results.folder, [benchmark])
+    shown = ", ".join(f"{value:.4g}" for value in ratio(benchmark, level=0.95).processes)
     assert f"over 5 processes: {shown})" in bench.message(LATENCY)
 
 
@@ -237,29 +237,29 @@ def test_what_is_missing_is_named_with_what_lies_nearest(bench: Bench) -> None:
 
 def test_masks_read_by_another_rule_must_be_named(bench: Bench) -> None:
     add(bench.results, case={"mask_threshold": 0, "mask_resize": "dilated"})
-    asked = BOUND.replace("image_auroc", "pixel_auroc").replace("0.9", "0.1")
-    message = bench.message(asked)
+    rule = BOUND.replace("image_auroc", "pixel_auroc").replace("0.9", "0.1")
+    message = bench.message(rule)
     assert message.startswith("not measured: ")
     assert message.endswith("the nearest has mask_threshold 0, mask_resize 'dilated'")
-    assert bench.message(asked + "find.mask_threshold = 0\n").endswith("has mask_resize 'dilated'")
-    named = asked + 'find.mask_threshold = 0\nfind.mask_resize = "dilated"\n'
+    assert bench.message(rule + "find.mask_threshold = 0\n").endswith("has mask_resize 'dilated'")
+    named = rule + 'find.mask_threshold = 0\nfind.mask_resize = "dilated"\n'
     assert bench.message(named).startswith("passed: pixel_auroc ")
     add(bench.results)
     assert bench.message(named).startswith("passed: pixel_auroc ")  # the other is not meant
 
 
-@pytest.mark.parametrize("of", ["each", "mean"])
-def test_a_reason_that_categories_share_is_said_once(bench: Bench, of: str) -> None:
+@pytest.mark.parametrize("over", ["each", "mean"])
+def test_a_reason_that_categories_share_is_said_once(bench: Bench, over: str) -> None:
     add(bench.results, case={"detector": "stpm", "category": "widget"})
     add(bench.results, case={"detector": "stpm", "category": "wood"})
     categories = 'find.categories = ["bottle", "cable", "wood", "tile"]\n'
-    report = gate(bench.rules(BOUND.replace("each", of) + categories), bench.results.folder)
+    report = gate(bench.rules(BOUND.replace("each", over) + categories), bench.results.folder)
     text = "\n".join(lines(report))
     assert (
         text.count("the nearest has category 'widget', detector 'stpm' (and 2 more alike: cable, tile)") == 1
     )
     assert text.count("the nearest has") == 2  # wood has a record of its own
-    if of == "each":
+    if over == "each":
         assert [check.about for check in report.outcomes[0].checks] == ["bottle", "cable", "wood", "tile"]
 
 
@@ -286,14 +286,14 @@ def seed_results(folder: Path, *, ms: float, wrong: int) -> Results:
 
     rule = read(find("seed_patchcore")).rule[0]
     assert isinstance(rule, Bound)
-    made = Results(folder=folder)
+    results = Results(folder=folder)
     for category in rule.find.categories:
-        given = outputs(good=20, defective=20)
-        given.scores[19] = given.scores[20 : 20 + wrong].max() + 0.001 if wrong else given.scores[19]
+        base = outputs(good=20, defective=20)
+        base.scores[19] = base.scores[20 : 20 + wrong].max() + 0.001 if wrong else base.scores[19]
         names = ("detector", "backbone", "dataset", "variant", "suite", "mask_resize")
         case = {name: getattr(rule.find, name) for name in names} | {"category": category}
-        add(made, given, backend="ascend310", case=case, latency_samples_ms={"infer_head": [ms] * 40})
-    return made
+        add(results, base, backend="ascend310", case=case, latency_samples_ms={"infer_head": [ms] * 40})
+    return results
 
 
 @pytest.mark.parametrize(
@@ -303,17 +303,17 @@ def seed_results(folder: Path, *, ms: float, wrong: int) -> Results:
 def test_the_seeds_rules_ask_for_its_accuracy_and_speed(
     tmp_path: Path, ms: float, wrong: int, verdicts: list[str]
 ) -> None:
-    made = seed_results(tmp_path, ms=ms, wrong=wrong)
-    report = gate(find("seed_patchcore"), made.folder)
+    results = seed_results(tmp_path, ms=ms, wrong=wrong)
+    report = gate(find("seed_patchcore"), results.folder)
     assert [outcome.verdict for outcome in report.outcomes] == verdicts
 
 
 def test_the_seeds_rules_are_not_measured_without_one_category(tmp_path: Path) -> None:
-    made = seed_results(tmp_path, ms=1, wrong=0)
-    next(made.folder.glob("*_zipper_*.json")).unlink()
-    assert gate(find("seed_patchcore"), made.folder).verdict == "not measured"
+    results = seed_results(tmp_path, ms=1, wrong=0)
+    next(results.folder.glob("*_zipper_*.json")).unlink()
+    assert gate(find("seed_patchcore"), results.folder).verdict == "not measured"
 
 
 def test_the_metrics_of_these_tests_are_what_they_say() -> None:
-    given = noisy(shift=1.5)
-    assert 0.8 < metrics.image_metrics(given.scores, given.labels).values["image_auroc"] < 0.9
+    base = noisy(shift=1.5)
+    assert 0.8 < metrics.image_metrics(base.scores, base.labels).values["image_auroc"] < 0.9

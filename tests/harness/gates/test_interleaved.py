@@ -39,10 +39,10 @@ def test_sides_take_turns_and_take_turns_in_going_first(monkeypatch: pytest.Monk
 
 def test_a_sample_is_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    found = measure(clock.takes("s", 0.3), clock.takes("c", 5), blocks=2, samples=3, shortest_ms=1)
-    assert found.calls == (4, 1)
-    assert np.allclose(found.subject_ms, np.full((2, 3), 0.3))
-    assert np.allclose(found.control_ms, np.full((2, 3), 5.0))
+    process = measure(clock.takes("s", 0.3), clock.takes("c", 5), blocks=2, samples=3, shortest_ms=1)
+    assert process.calls == (4, 1)
+    assert np.allclose(process.subject_ms, np.full((2, 3), 0.3))
+    assert np.allclose(process.control_ms, np.full((2, 3), 5.0))
 
 
 def test_a_stall_does_not_pass_for_a_long_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,8 +54,8 @@ def test_a_stall_does_not_pass_for_a_long_call(monkeypatch: pytest.MonkeyPatch) 
     def stalling() -> None:
         clock.takes("s", 0.3 + next(stalls, 0))()
 
-    found = measure(stalling, clock.takes("c", 0.3), blocks=1, samples=1, shortest_ms=1)
-    assert found.calls == (4, 4)
+    process = measure(stalling, clock.takes("c", 0.3), blocks=1, samples=1, shortest_ms=1)
+    assert process.calls == (4, 4)
 
 
 def run(tmp_path: Path, *items: Interleaved) -> Run:
@@ -80,10 +80,10 @@ def test_what_not_every_process_measured_alike_has_failed(
     tmp_path: Path, changes: dict[str, Any], order: int
 ) -> None:
     runs = [run(tmp_path, timed(1.0, seed=1)), run(tmp_path, timed(1.0, seed=2, **changes))]
-    assert [item.status for item in merged(runs[::order])] == ["failed"]
+    assert [benchmark.status for benchmark in merged(runs[::order])] == ["failed"]
     absent = [run(tmp_path), run(tmp_path, timed(1.0))]
-    assert [item.status for item in merged(absent[::order])] == ["failed"]
-    assert [item.status for item in merged([run(tmp_path, timed(1.0, **changes))] * 2)] == [
+    assert [benchmark.status for benchmark in merged(absent[::order])] == ["failed"]
+    assert [benchmark.status for benchmark in merged([run(tmp_path, timed(1.0, **changes))] * 2)] == [
         changes.get("status", "measured")
     ]
 

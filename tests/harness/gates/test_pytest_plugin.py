@@ -51,7 +51,10 @@ def tests(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    return {item.benchmark.partition("::")[2]: item.status for item in interleaved.read(folder).benchmarks}
+    return {
+        benchmark.benchmark.partition("::")[2]: benchmark.status
+        for benchmark in interleaved.read(folder).benchmarks
+    }
 
 
 def test_only_what_passed_is_measured(tests: pytest.Pytester) -> None:
@@ -63,9 +66,9 @@ def test_only_what_passed_is_measured(tests: pytest.Pytester) -> None:
         "test_fails_later": "failed",
         "test_expected_to_fail": "failed",
     }
-    (item, *_) = interleaved.read(tests.path / "results").benchmarks
-    assert (item.subject, item.control, item.simulated) == ("ours", "theirs", False)
-    assert [len(process.subject_ms) for process in item.processes] == [10]
+    (benchmark, *_) = interleaved.read(tests.path / "results").benchmarks
+    assert (benchmark.subject, benchmark.control, benchmark.simulated) == ("ours", "theirs", False)
+    assert [len(process.subject_ms) for process in benchmark.processes] == [10]
 
 
 def test_benchmark_only_runs_what_asks_for_both(tests: pytest.Pytester) -> None:
@@ -142,10 +145,10 @@ def test_each_process_is_a_fresh_one_and_all_are_kept(processes: pytest.Pytester
     pids = (processes.path / "pids").read_text().split()
     assert len(set(pids)) == 2
     assert str(os.getpid()) not in pids
-    (item,) = interleaved.read(processes.path / "results").benchmarks
-    assert (item.benchmark.partition("::")[2], item.status) == ("test_one", "measured")
-    assert [len(process.subject_ms) for process in item.processes] == [10, 10]
-    assert len(set(item.processes)) == 2
+    (benchmark,) = interleaved.read(processes.path / "results").benchmarks
+    assert (benchmark.benchmark.partition("::")[2], benchmark.status) == ("test_one", "measured")
+    assert [len(process.subject_ms) for process in benchmark.processes] == [10, 10]
+    assert len(set(benchmark.processes)) == 2
 
 
 @pytest.mark.parametrize("how", ["fail", "kill"])
@@ -240,8 +243,8 @@ def test_a_simulated_session_marks_what_it_measures(pytester: pytest.Pytester, t
         """
     )
     pytester.runpytest(*PLUGIN).assert_outcomes(passed=1)
-    (item,) = interleaved.read(pytester.path / "results").benchmarks
-    assert item.simulated
+    (benchmark,) = interleaved.read(pytester.path / "results").benchmarks
+    assert benchmark.simulated
 
 
 def test_records_and_gates_are_at_hand(pytester: pytest.Pytester, bench: Bench) -> None:

@@ -18,10 +18,11 @@ from harness.gates.ratios import MINIMUM_BLOCKS, RESAMPLES, ratio, relative, stu
 from tests.harness.gates.gatefiles import process, rows, timed
 
 
-def logs_of(item: Interleaved) -> list[float]:
+def logs_of(benchmark: Interleaved) -> list[float]:
     """Log of the ratio of medians of each process, with Python's own medians."""
     medians = [
-        [statistics.median(sum(side, ())) for side in (it.subject_ms, it.control_ms)] for it in item.processes
+        [statistics.median(sum(side, ())) for side in (it.subject_ms, it.control_ms)]
+        for it in benchmark.processes
     ]
     return [math.log(subject / control) for subject, control in medians]
 
@@ -34,37 +35,37 @@ def test_students_quantile_is_that_of_scipy(freedom: int, level: float) -> None:
 
 @pytest.mark.parametrize("processes", [5, 8])
 def test_the_interval_is_students_over_the_logs_of_the_processes(processes: int) -> None:
-    item = timed(1.2, between=0.3, processes=processes)
-    logs = logs_of(item)
+    benchmark = timed(1.2, between=0.3, processes=processes)
+    logs = logs_of(benchmark)
     error = statistics.stdev(logs) / math.sqrt(processes)
-    found = ratio(item, level=0.95)
+    bounds = ratio(benchmark, level=0.95)
     low, high = stats.t.interval(0.95, processes - 1, statistics.mean(logs), error)
-    assert [found.low, found.high] == pytest.approx([math.exp(low), math.exp(high)])
-    assert found.estimate == pytest.approx(statistics.geometric_mean(found.processes))
-    assert found.processes == pytest.approx([math.exp(log) for log in logs])
+    assert [bounds.low, bounds.high] == pytest.approx([math.exp(low), math.exp(high)])
+    assert bounds.estimate == pytest.approx(statistics.geometric_mean(bounds.processes))
+    assert bounds.processes == pytest.approx([math.exp(log) for log in logs])
 
 
 def test_processes_that_agree_by_chance_leave_what_their_blocks_do() -> None:
     """All have one ratio; the interval is that of a plain bootstrap, one draw after the other, in sorted order."""
     first, count = process(1.2, np.random.default_rng(0), blocks=20, samples=3, spread=0.2), 5
-    item = timed(1.0, processes=tuple(slower(first, 2.0**power) for power in range(count)))
+    benchmark = timed(1.0, processes=tuple(slower(first, 2.0**power) for power in range(count)))
     random, means = np.random.default_rng(0), np.zeros(RESAMPLES)
-    for it in item.processes:
+    for it in benchmark.processes:
         for row, draw in enumerate(random.integers(20, size=(RESAMPLES, 20))):
             subject, control = (
                 sorted(ms for block in draw for ms in side[block]) for side in (it.subject_ms, it.control_ms)
             )
             means[row] += math.log((subject[29] + subject[30]) / (control[29] + control[30])) / count
-    found, means = ratio(item, level=0.95), np.sort(means)
+    bounds, means = ratio(benchmark, level=0.95), np.sort(means)
     below = (RESAMPLES - 1) * 0.025
-    assert means[int(below)] <= math.log(found.low) <= means[int(below) + 1]
-    assert means[-int(below) - 2] <= math.log(found.high) <= means[-int(below) - 1]
-    assert found.low < 0.99 * found.estimate
+    assert means[int(below)] <= math.log(bounds.low) <= means[int(below) + 1]
+    assert means[-int(below) - 2] <= math.log(bounds.high) <= means[-int(below) - 1]
+    assert bounds.low < 0.99 * bounds.estimate
 
 
-def slower(taken: Process, factor: float) -> Process:
-    sides = {name: rows(np.array(getattr(taken, name)) * factor) for name in ("subject_ms", "control_ms")}
-    return msgspec.structs.replace(taken, **sides)
+def slower(process: Process, factor: float) -> Process:
+    sides = {name: rows(np.array(getattr(process, name)) * factor) for name in ("subject_ms", "control_ms")}
+    return msgspec.structs.replace(process, **sides)
 
 
 def test_the_interval_holds_the_ratio_of_many_processes_as_often_as_it_says(
@@ -72,32 +73,32 @@ def test_the_interval_holds_the_ratio_of_many_processes_as_often_as_it_says(
 ) -> None:
     """Of 300 intervals that each hold it with probability 0.95, 271 or fewer do so once in a thousand times."""
     monkeypatch.setattr(ratios, "RESAMPLES", 20)
-    found = [ratio(timed(1.2, between=0.2, blocks=20, seed=seed), level=0.95) for seed in range(300)]
-    assert sum(interval.low <= 1.2 <= interval.high for interval in found) > 271
-    assert statistics.median(interval.high / interval.low for interval in found) < 1.7
+    bounds = [ratio(timed(1.2, between=0.2, blocks=20, seed=seed), level=0.95) for seed in range(300)]
+    assert sum(interval.low <= 1.2 <= interval.high for interval in bounds) > 271
+    assert statistics.median(interval.high / interval.low for interval in bounds) < 1.7
 
 
 def test_a_drift_that_hits_both_sides_does_not_widen_the_interval() -> None:
     """Blocks drift by a factor of 1.35 and samples vary by 1 %: unpaired, the ratio would be known to some 8 %."""
-    found = ratio(timed(1.0, spread=0.01), level=0.95)
-    assert found.high - found.low < 0.06
+    bounds = ratio(timed(1.0, spread=0.01), level=0.95)
+    assert bounds.high - bounds.low < 0.06
 
 
 def test_the_interval_widens_with_the_level_and_is_the_same_twice() -> None:
-    item = timed(1.0, between=0.1)
-    narrow, wide = ratio(item, level=0.9), ratio(item, level=0.99)
+    benchmark = timed(1.0, between=0.1)
+    narrow, wide = ratio(benchmark, level=0.9), ratio(benchmark, level=0.99)
     assert wide.low < narrow.low < narrow.estimate < narrow.high < wide.high
-    assert ratio(item, level=0.9) == narrow
+    assert ratio(benchmark, level=0.9) == narrow
 
 
 @pytest.mark.parametrize("between", [0.0, 0.2])
 def test_exchanging_subject_and_control_inverts_the_ratio(between: float) -> None:
-    item = timed(2.0, between=between)
+    benchmark = timed(2.0, between=between)
     exchanged = tuple(
         msgspec.structs.replace(it, subject_ms=it.control_ms, control_ms=it.subject_ms)
-        for it in item.processes
+        for it in benchmark.processes
     )
-    one, two = ratio(item, level=0.95), ratio(timed(1.0, processes=exchanged), level=0.95)
+    one, two = ratio(benchmark, level=0.95), ratio(timed(1.0, processes=exchanged), level=0.95)
     assert [two.low, two.estimate, two.high] == pytest.approx(
         [1 / one.high, 1 / one.estimate, 1 / one.low], rel=1e-3
     )
@@ -109,18 +110,18 @@ def test_two_measurements_are_compared_as_welch_does() -> None:
     difference = statistics.mean(one) - statistics.mean(two)
     half = math.sqrt(statistics.variance(one) / 6 + statistics.variance(two) / 9)
     half *= stats.t.ppf(0.975, math.floor(stats.ttest_ind(one, two, equal_var=False).df))
-    found = relative(now, then, level=0.95)
-    assert [found.low, found.estimate, found.high] == pytest.approx(
+    bounds = relative(now, then, level=0.95)
+    assert [bounds.low, bounds.estimate, bounds.high] == pytest.approx(
         [math.exp(difference + sign * half) for sign in (-1, 0, 1)]
     )
 
 
 def test_two_measurements_are_independent() -> None:
     """Beside itself a ratio is 1, and no better known for being the same twice."""
-    item = timed(1.5, between=0.2)
-    found, alone = relative(item, item, level=0.95), ratio(item, level=0.95)
-    assert found.estimate == 1
-    assert found.high / found.low > alone.high / alone.low
+    benchmark = timed(1.5, between=0.2)
+    bounds, alone = relative(benchmark, benchmark, level=0.95), ratio(benchmark, level=0.95)
+    assert bounds.estimate == 1
+    assert bounds.high / bounds.low > alone.high / alone.low
 
 
 def test_two_measurements_whose_processes_agree_by_chance_leave_what_their_blocks_do() -> None:
@@ -128,9 +129,9 @@ def test_two_measurements_whose_processes_agree_by_chance_leave_what_their_block
     first = msgspec.structs.replace(
         first, subject_ms=first.control_ms[::-1]
     )  # the same median, to the last digit
-    item = timed(1.0, processes=tuple(slower(first, 2.0**power) for power in range(5)))
-    found, alone = relative(item, item, level=0.95), ratio(item, level=0.95)
-    assert 1.2 < math.log(found.high / found.low) / math.log(alone.high / alone.low) < 1.7
+    benchmark = timed(1.0, processes=tuple(slower(first, 2.0**power) for power in range(5)))
+    bounds, alone = relative(benchmark, benchmark, level=0.95), ratio(benchmark, level=0.95)
+    assert 1.2 < math.log(bounds.high / bounds.low) / math.log(alone.high / alone.low) < 1.7
 
 
 @pytest.mark.parametrize(

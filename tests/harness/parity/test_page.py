@@ -21,31 +21,31 @@ def rows(results: Results) -> dict[str, str]:
 
 def test_what_the_sides_share_is_said_once(results: Results) -> None:
     results.compared(outputs(), outputs())
-    found = rows(results)
-    assert found["weights"] == f"random, {'0' * 64}"
-    assert found["test images"] == f"4 good, 4 defective, fingerprint {'f' * 64}"
-    assert found["ground truth"] == "grey values above 127, nearest; the crop cuts 0 masks, empties 0"
-    assert not any("reference: " in text for text in found.values())
+    shown = rows(results)
+    assert shown["weights"] == f"random, {'0' * 64}"
+    assert shown["test images"] == f"4 good, 4 defective, fingerprint {'f' * 64}"
+    assert shown["ground truth"] == "grey values above 127, nearest; the crop cuts 0 masks, empties 0"
+    assert not any("reference: " in text for text in shown.values())
 
 
 def test_where_the_sides_differ_both_are_shown(results: Results) -> None:
-    made = results.add("reference", outputs())
-    assert made.data is not None
+    record = results.add("reference", outputs())
+    assert record.data is not None
     results.add(
         "other",
         outputs(),
-        data=msgspec.structs.replace(made.data, fingerprint="9" * 64),
-        weights=msgspec.structs.replace(made.weights, source="other.pth"),
+        data=msgspec.structs.replace(record.data, fingerprint="9" * 64),
+        weights=msgspec.structs.replace(record.weights, source="other.pth"),
     )
-    found = rows(results)
-    assert found["weights"] == f"reference: random, {'0' * 64}; candidate: other.pth, {'0' * 64}"
+    shown = rows(results)
+    assert shown["weights"] == f"reference: random, {'0' * 64}; candidate: other.pth, {'0' * 64}"
     images = "4 good, 4 defective, fingerprint"
-    assert found["test images"] == f"reference: {images} {'f' * 64}; candidate: {images} {'9' * 64}"
-    assert found["compared"] == "8 images"
+    assert shown["test images"] == f"reference: {images} {'f' * 64}; candidate: {images} {'9' * 64}"
+    assert shown["compared"] == "8 images"
 
 
 def test_a_side_that_failed_is_shown_too(results: Results) -> None:
     results.add("reference", outputs())
     results.add("other", outputs(), status="failed", reason="killed", data=None, device=None)
-    found = rows(results)
-    assert found["test images"].endswith("; candidate: unknown")
+    shown = rows(results)
+    assert shown["test images"].endswith("; candidate: unknown")

@@ -15,38 +15,38 @@ from harness.types import AnyArray
 from tests.harness.record_factory import Outputs, Results, outputs
 
 
-def write(results: Results, given: Outputs, other: Outputs, **changes: Any) -> tuple[Path, ...]:
-    results.add("reference", given)
+def write(results: Results, base: Outputs, other: Outputs, **changes: Any) -> tuple[Path, ...]:
+    results.add("reference", base)
     results.add("other", other, **changes)
     report = parity.parity(results.folder, reference="reference")
     return pictures.write_report(results.folder, report, results.folder / "pictures")
 
 
-def changed(given: Outputs, scores: dict[int, float], pixels: dict[int, float]) -> Outputs:
-    made = dataclasses.replace(given, scores=given.scores.copy(), maps=given.maps.copy())
+def changed(base: Outputs, scores: dict[int, float], pixels: dict[int, float]) -> Outputs:
+    copy = dataclasses.replace(base, scores=base.scores.copy(), maps=base.maps.copy())
     for index, score in scores.items():
-        made.scores[index] = score
+        copy.scores[index] = score
     for index, value in pixels.items():
-        made.maps[index, 0, 0] = value
-    return made
+        copy.maps[index, 0, 0] = value
+    return copy
 
 
 def panel(picture: Path, column: int) -> AnyArray:
-    left = pictures.MARGIN + column * (pictures.PANEL + pictures.MARGIN)
+    start = pictures.MARGIN + column * (pictures.PANEL + pictures.MARGIN)
     drawn = cv2.imread(str(picture))
     assert drawn is not None
-    return drawn[pictures.TOP : pictures.TOP + pictures.PANEL, left : left + pictures.PANEL]
+    return drawn[pictures.TOP : pictures.TOP + pictures.PANEL, start : start + pictures.PANEL]
 
 
 def only(written: tuple[Path, ...], part: str) -> Path:
-    (found,) = (path for path in written if part in path.name)
-    return found
+    (match,) = (path for path in written if part in path.name)
+    return match
 
 
 def test_every_flip_and_the_five_largest_differences_get_one_picture_each(results: Results) -> None:
-    given = outputs(good=6, defective=6)
+    base = outputs(good=6, defective=6)
     flips = dict.fromkeys(range(6), 2.6)  # all good images flip; five of them also differ most
-    written = write(results, given, changed(given, flips, {11: 9.0}))
+    written = write(results, base, changed(base, flips, {11: 9.0}))
     names = sorted(path.name.rpartition("_")[0] for path in written)
     flipped = [f"bottle_other_flip_test-good-{index:03}" for index in range(6)]
     assert names == ["bottle_other_difference_test-crack-011", *flipped]
@@ -54,21 +54,21 @@ def test_every_flip_and_the_five_largest_differences_get_one_picture_each(result
 
 
 def test_writing_again_writes_the_same_files(results: Results) -> None:
-    given = outputs()
-    first = write(results, given, changed(given, {4: 2.4}, {}))
+    base = outputs()
+    first = write(results, base, changed(base, {4: 2.4}, {}))
     before = {path: path.read_bytes() for path in first}
-    again = write(results, given, changed(given, {4: 2.4}, {}))
+    again = write(results, base, changed(base, {4: 2.4}, {}))
     assert {path: path.read_bytes() for path in again} == before
     assert len(first) == 5
 
 
 def test_pictures_of_an_earlier_report_go_and_other_files_stay(results: Results) -> None:
-    given = outputs()
-    first = write(results, given, changed(given, {4: 2.4, 7: 4.5}, {}))
+    base = outputs()
+    first = write(results, base, changed(base, {4: 2.4, 7: 4.5}, {}))
     mine = [results.folder / "pictures" / name for name in ("bottle_other_flip.png", "notes_flip.txt")]
     for path in mine:
         path.write_bytes(b"mine")
-    again = write(results, given, given)  # nothing flips any more, and other images come first
+    again = write(results, base, base)  # nothing flips any more, and other images come first
     assert {only(first, "flip"), only(first, "difference_test-crack-007")}.isdisjoint(again)
     assert {*again, *mine} == set((results.folder / "pictures").iterdir())
 
@@ -81,9 +81,9 @@ def test_pictures_have_the_stated_size(results: Results) -> None:
 
 
 def test_both_maps_share_one_scale_and_the_difference_shows_where_they_part(results: Results) -> None:
-    given = dataclasses.replace(outputs(), maps=np.zeros((8, 6, 6), np.float32))
-    given.maps[7, 5, 5] = 1.0
-    path = only(write(results, given, changed(given, {}, {7: 2.0})), "crack-007")
+    base = dataclasses.replace(outputs(), maps=np.zeros((8, 6, 6), np.float32))
+    base.maps[7, 5, 5] = 1.0
+    path = only(write(results, base, changed(base, {}, {7: 2.0})), "crack-007")
     one, two, apart = (panel(path, column) for column in (1, 2, 3))
     half, top, bottom = (
         cv2.applyColorMap(np.array([[value]], np.uint8), cv2.COLORMAP_INFERNO)[0, 0]
@@ -110,7 +110,7 @@ def test_the_image_is_drawn_in_its_colours_and_the_mask_where_it_is(results: Res
 def test_red_green_and_blue_keep_their_places_and_grey_stays_grey(
     colour: tuple[int, ...], bgr: list[int]
 ) -> None:
-    given = outputs()
+    base = outputs()
     subject = pictures.Picture(
         category="bottle",
         names=("reference", "other"),
@@ -120,16 +120,16 @@ def test_red_green_and_blue_keep_their_places_and_grey_stays_grey(
         threshold=2.0,
         flipped=False,
         frame=np.full((6, 6, len(colour)), colour, np.uint8),
-        mask=given.masks[0],
-        maps=(given.maps[0], given.maps[0]),
+        mask=base.masks[0],
+        maps=(base.maps[0], base.maps[0]),
     )
     drawn = pictures.draw(subject)
     assert drawn[pictures.TOP + 50, pictures.MARGIN + 50].tolist() == bgr
 
 
 def test_values_that_are_not_finite_have_a_colour_of_their_own(results: Results) -> None:
-    given = changed(outputs(), {}, {3: np.nan})
-    path = only(write(results, given, given), "good-003")
+    base = changed(outputs(), {}, {3: np.nan})
+    path = only(write(results, base, base), "good-003")
     assert panel(path, 1)[9, 9].tolist() == [255, 255, 0]
     assert panel(path, 1)[-9, -9].tolist() != [255, 255, 0]
 

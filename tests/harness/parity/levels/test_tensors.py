@@ -29,32 +29,32 @@ NOTHING = Limits()
 
 def keep(
     results: Results,
-    made: Record,
+    base: Record,
     arrays: Arrays,
     *,
     rows: list[int] | None = None,
     contains: tuple[str, ...] = (),
 ) -> Record:
     """Save outputs beside a record."""
-    name = record.outputs_name(made.case, made.inputs_sha256)
+    name = record.outputs_name(base.case, base.inputs_sha256)
     path = results.folder / name
     with path.open("wb") as file:
         writer = outputs.Writer(file, rows or [1] * IMAGES)
         writer.add({output: array.astype(np.float32) for output, array in arrays.items()}, None)
         writer.finish()
     described = Variant(
-        id=made.case.variant,
+        id=base.case.variant,
         format="onnx",
         precision="fp32",
         input=TensorSpec(name="image", dtype="float32", shape=(None, 3, 6, 6)),
         input_stage="layout",
         outputs=(),
-        files={"model.onnx": made.model_sha256},
+        files={"model.onnx": base.model_sha256},
         contains=contains,
         agreement={},
     )
-    kept = StoredOutputs(file=name, sha256=storage.sha256_of_file(path), variant=described)
-    kept_record = msgspec.structs.replace(made, outputs=kept)
+    stored = StoredOutputs(file=name, sha256=storage.sha256_of_file(path), variant=described)
+    kept_record = msgspec.structs.replace(base, outputs=stored)
     record.write(results.folder, kept_record)
     return kept_record
 
@@ -74,12 +74,12 @@ def pair_of(
 
 
 def level(pair: PairReport) -> LevelReport:
-    return next(found for found in pair.levels if found.name == "tensors")
+    return next(report for report in pair.levels if report.name == "tensors")
 
 
 def only(pair: PairReport) -> TensorDifference:
-    (found,) = pair.tensors
-    return found
+    (difference,) = pair.tensors
+    return difference
 
 
 def features() -> AnyArray:
@@ -98,10 +98,15 @@ def test_equal_outputs_need_no_tolerance(results: Results) -> None:
     pair = pair_of(results, {"features": features()}, {"features": features()})
     assert (pair.verdict, level(pair).verdict) == ("passed", "passed")
     assert pair.left_out == {}
-    found = only(pair)
-    assert (found.largest, found.mean, found.relative_l2, found.tolerance_needed) == (0, 0, 0, 0)
-    assert found.cosine == pytest.approx(1, abs=1e-15)
-    assert found.values == 24
+    difference = only(pair)
+    assert (difference.largest, difference.mean, difference.relative_l2, difference.tolerance_needed) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    assert difference.cosine == pytest.approx(1, abs=1e-15)
+    assert difference.values == 24
 
 
 def test_the_errors_are_those_a_hand_computes(results: Results) -> None:
@@ -109,16 +114,16 @@ def test_the_errors_are_those_a_hand_computes(results: Results) -> None:
     moved[2, 0] += 0.25  # from 1
     moved[5, 0] -= 0.5  # from 2
     moved[6, 2] += 0.125  # from 0, where nothing is relative
-    found = only(pair_of(results, {"features": features()}, {"features": moved}))
-    assert (found.largest, found.image) == (0.5, "test/crack/005.png")
-    assert found.mean == pytest.approx(0.875 / 24)
-    assert found.largest_relative == pytest.approx(0.25)
-    assert found.mean_relative == pytest.approx(0.5 / 12)  # 12 values are not 0
+    difference = only(pair_of(results, {"features": features()}, {"features": moved}))
+    assert (difference.largest, difference.image) == (0.5, "test/crack/005.png")
+    assert difference.mean == pytest.approx(0.875 / 24)
+    assert difference.largest_relative == pytest.approx(0.25)
+    assert difference.mean_relative == pytest.approx(0.5 / 12)  # 12 values are not 0
     squares = 0.25**2 + 0.5**2 + 0.125**2
-    assert found.relative_l2 == pytest.approx((squares / 24) ** 0.5)
+    assert difference.relative_l2 == pytest.approx((squares / 24) ** 0.5)
     other = 24 + (1.25**2 - 1) + (1.5**2 - 4) + 0.125**2
-    assert found.cosine == pytest.approx((24 + 0.25 - 1) / (24 * other) ** 0.5)
-    assert found.tolerance_needed == pytest.approx(0.25)  # 0.5 of the largest value, 2
+    assert difference.cosine == pytest.approx((24 + 0.25 - 1) / (24 * other) ** 0.5)
+    assert difference.tolerance_needed == pytest.approx(0.25)  # 0.5 of the largest value, 2
 
 
 def test_where_one_value_is_huge_the_l2_error_is_the_tolerance_needed(results: Results) -> None:
@@ -126,9 +131,9 @@ def test_where_one_value_is_huge_the_l2_error_is_the_tolerance_needed(results: R
     one[0, 0] = 100.0
     two = one * 0.9
     two[0, 0] = 100.0
-    found = only(pair_of(results, {"features": one}, {"features": two}))
-    assert found.relative_l2 == found.tolerance_needed
-    assert found.relative_l2 == pytest.approx((7999 * 0.01 / (7999 + 10000)) ** 0.5, rel=1e-5)
+    difference = only(pair_of(results, {"features": one}, {"features": two}))
+    assert difference.relative_l2 == difference.tolerance_needed
+    assert difference.relative_l2 == pytest.approx((7999 * 0.01 / (7999 + 10000)) ** 0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize(("change", "verdict"), [(1.98e-4, "passed"), (2.02e-4, "failed")])
@@ -147,10 +152,10 @@ def test_an_output_may_change_by_a_ten_thousandth_of_its_largest_value(
 def test_every_output_is_judged_and_the_worst_leads(results: Results) -> None:
     one = {"a": features(), "b": features(), "c": features()}
     two = {"a": features() * 1.5, "b": features(), "c": features() * 1.25}
-    found = level(pair_of(results, one, two))
-    assert found.verdict == "failed"
-    assert [message[0] for message in found.messages] == ["a", "c"]
-    assert found.numbers["tolerance_needed"] == pytest.approx(0.5)
+    report = level(pair_of(results, one, two))
+    assert report.verdict == "failed"
+    assert [message[0] for message in report.messages] == ["a", "c"]
+    assert report.numbers["tolerance_needed"] == pytest.approx(0.5)
 
 
 def test_images_of_several_rows_are_compared_row_by_row(results: Results) -> None:
@@ -159,12 +164,12 @@ def test_images_of_several_rows_are_compared_row_by_row(results: Results) -> Non
     two = one.copy()
     two[9] += 1
     sides = [results.add(name, plain()) for name in ("reference", "other")]
-    kept = [
+    saved = [
         keep(results, side, {"f": array}, rows=rows) for side, array in zip(sides, (one, two), strict=True)
     ]
-    assert only(compare(results.folder, *kept)).image == "test/crack/007.png"
-    kept[1] = keep(results, sides[1], {"f": one}, rows=rows[::-1])
-    pair = compare(results.folder, *kept)
+    assert only(compare(results.folder, *saved)).image == "test/crack/007.png"
+    saved[1] = keep(results, sides[1], {"f": one}, rows=rows[::-1])
+    pair = compare(results.folder, *saved)
     assert level(pair).verdict == "failed"
     assert "11 rows of 8 images" in level(pair).messages[0]
 
@@ -182,10 +187,14 @@ def test_a_value_that_is_not_finite_fails_even_where_both_sides_agree(
     pair = pair_of(
         results, {"f": broken if sides == 2 else features()}, {"f": broken}, Limits(profile="int8")
     )
-    found = only(pair)
+    difference = only(pair)
     assert (level(pair).verdict, pair.verdict) == ("failed", "failed")
-    assert found.not_finite == (sides - 1, 1)
-    assert (found.largest, found.tolerance_needed, found.image) == (None, None, "test/good/003.png")
+    assert difference.not_finite == (sides - 1, 1)
+    assert (difference.largest, difference.tolerance_needed, difference.image) == (
+        None,
+        None,
+        "test/good/003.png",
+    )
     assert "NaN or infinite" in level(pair).messages[0]
     json.dumps(msgspec.to_builtins(pair), allow_nan=False)
 
@@ -276,7 +285,7 @@ FILES = Source(outputs_sha256="1" * 64)
 def test_outputs_that_came_as_files_do_not_ask_for_the_level(
     results: Results, saved: tuple[bool, bool], words: str
 ) -> None:
-    one, two = ({"f": features()} if kept else None for kept in saved)
+    one, two = ({"f": features()} if is_saved else None for is_saved in saved)
     pair = pair_of(results, one, two, source=FILES)
     assert pair.verdict == "passed"
     assert pair.left_out["tensors"].startswith(words)
@@ -289,15 +298,15 @@ def test_outputs_that_came_as_files_are_compared_with_saved_ones(results: Result
 
 def test_a_graph_with_its_head_and_one_without_share_no_outputs(results: Results) -> None:
     sides = [results.add(name, plain()) for name in ("reference", "other")]
-    kept = [
+    saved = [
         keep(results, sides[0], {"f": features()}),
         keep(results, sides[1], {"map": features()}, contains=("head",)),
     ]
-    pair = compare(results.folder, *kept)
+    pair = compare(results.folder, *saved)
     assert pair.verdict == "passed"
     assert pair.left_out["tensors"] == "other has the head in its graph, so the networks share no outputs"
-    kept[0] = keep(results, sides[0], {"map": features() * 2}, contains=("head",))
-    assert level(compare(results.folder, *kept)).verdict == "failed"
+    saved[0] = keep(results, sides[0], {"map": features() * 2}, contains=("head",))
+    assert level(compare(results.folder, *saved)).verdict == "failed"
 
 
 # Tolerances of single outputs.
@@ -312,10 +321,12 @@ def test_a_tolerance_may_be_set_for_one_output(results: Results) -> None:
     assert level(pair).verdict == "passed"
     assert level(pair).tolerance == {"a": 0.02, "b": 1e-4}
     assert pair.float32["tensors"] == "failed"
-    found = level(pair_of(results, one, two, tight))
-    assert found.verdict == "failed"
-    assert found.messages[0].startswith("b needs a tolerance of 5e-05, allowed 1e-05")
-    assert found.numbers["tolerance_needed"] == pytest.approx(5e-5, rel=1e-2)  # 5 times too much; a's is half
+    report = level(pair_of(results, one, two, tight))
+    assert report.verdict == "failed"
+    assert report.messages[0].startswith("b needs a tolerance of 5e-05, allowed 1e-05")
+    assert report.numbers["tolerance_needed"] == pytest.approx(
+        5e-5, rel=1e-2
+    )  # 5 times too much; a's is half
 
 
 def test_with_a_tolerance_of_nothing_only_equal_outputs_pass(results: Results) -> None:
@@ -338,6 +349,6 @@ def test_a_tolerance_for_an_output_that_nobody_compared_is_refused(results: Resu
 def test_the_tolerance_needed_does_not_depend_on_the_unit(results: Results, scale: float) -> None:
     one = np.random.default_rng(1).normal(size=(IMAGES, 50))
     two = one + np.random.default_rng(2).normal(size=one.shape) * 1e-3
-    found = only(pair_of(results, {"f": one * scale}, {"f": two * scale}))
-    assert found.tolerance_needed == pytest.approx(1e-3, rel=0.2)
-    assert found.cosine == pytest.approx(1, abs=1e-5)
+    difference = only(pair_of(results, {"f": one * scale}, {"f": two * scale}))
+    assert difference.tolerance_needed == pytest.approx(1e-3, rel=0.2)
+    assert difference.cosine == pytest.approx(1, abs=1e-5)
