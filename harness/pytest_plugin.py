@@ -1,6 +1,6 @@
-"""pytest plugin: interleaved benchmarks, sessions, records and gates as fixtures.
+"""A pytest plugin with four fixtures: `interleaved`, `harness_session`, `harness_records` and `harness_gate`.
 
-Every pytest of an environment with the harness loads this file, so nothing but pytest is imported before a fixture asks.
+Every pytest run in an environment with the harness loads this file, so it imports only pytest until a fixture is used.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ if TYPE_CHECKING:
 
 _NAME = "harness-interleaved"
 _FOLDER = "HARNESS_INTERLEAVED_FOLDER"
-"""Environment variable: this process is one of several, and the folder is where it leaves what it measured."""
+"""Environment variable of a process that is one of several: the folder for its measurements."""
 _SIMULATED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where results lie."""
+    """Add the plugin's options."""
     group = parser.getgroup("anomaly-parity-harness")
     group.addoption(
         "--harness-results",
         metavar="DIR",
         type=Path,
         default=Path("results"),
-        help="results folder whose records tests see (%(default)s)",
+        help="results folder of `harness_records` and `harness_gate` (%(default)s)",
     )
     group.addoption(
         "--interleaved-results",
         metavar="DIR",
         type=Path,
-        help="results folder that interleaved benchmarks are written to, even if there are none (results, if there are)",
+        help="results folder for interleaved benchmarks, written even if none ran (default: results, if any ran)",
     )
     group.addoption(
         "--interleaved-processes",
         metavar="N",
         type=int,
         default=1,
-        help="run the same command in N fresh processes, one after the other, and merge what they measure (%(default)s; a"
-        " gate asks for 5)",
+        help="run the same command in N fresh processes, one after the other, and merge their measurements (%(default)s; a"
+        " gate needs 5)",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """With `--interleaved-processes`, run the same command in fresh processes instead, all of which must succeed."""
+    """With `--interleaved-processes`, run the same command in fresh processes instead; all of them must succeed."""
     count: int = config.getoption("interleaved_processes")
     if count < 1:
         raise pytest.UsageError(f"--interleaved-processes {count}: at least 1 is needed")
@@ -65,7 +65,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
     path = (config.getoption("interleaved_results") or Path("results")) / interleaved.FILE
     started, runs = interleaved.now(), list[interleaved.Run]()
-    # What an earlier call measured is gone, whatever goes wrong in this one.
+    # An earlier run's measurements must not outlive a failure of this one.
     interleaved.write(path, (), started=started)
     for number in range(1, count + 1):
         sys.stdout.write(f"interleaved benchmarks: process {number} of {count}\n")
@@ -96,30 +96,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Interleaving:
-    """What interleaved benchmarks measure in one test session."""
+    """The interleaved benchmarks of one test session."""
 
     def __init__(self, config: pytest.Config) -> None:
-        asked: Path | None = config.getoption("interleaved_results")
+        folder: Path | None = config.getoption("interleaved_results")
         if _FOLDER in os.environ:
-            asked = Path(os.environ.pop(_FOLDER))  # not for a pytest that a test starts
-        self.results = asked or Path("results")
-        self.wanted = asked is not None
-        """Whether a file is written though no test asks for it, so that none of an earlier session is left to a gate."""
+            folder = Path(os.environ.pop(_FOLDER))  # a pytest run that a test starts must not inherit it
+        self.results = folder or Path("results")
+        self.always_writes = folder is not None
+        """Whether a file is written even if no test measures, so that a gate does not read an earlier session's."""
         self.started = ""
         self.measured: dict[str, Interleaved] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Take away what an earlier session measured, before anything can go wrong in this one."""
-        used = any("interleaved" in getattr(item, "fixturenames", ()) for item in session.items)
-        self.wanted = (self.wanted or used) and not session.config.getoption("collectonly")
-        if self.wanted:
+        """Remove the measurements of an earlier session, before anything can go wrong in this one."""
+        used = any("interleaved" in getattr(test, "fixturenames", ()) for test in session.items)
+        self.always_writes = (self.always_writes or used) and not session.config.getoption("collectonly")
+        if self.always_writes:
             from harness.gates import interleaved
 
             self.started = interleaved.now()
             self._write()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A test that fails has measured nothing."""
+        """Mark the benchmark of a failed test as failed."""
         if not report.passed and report.nodeid in self.measured:
             import msgspec
 
@@ -128,7 +128,7 @@ class _Interleaving:
             )
 
     def pytest_sessionfinish(self) -> None:
-        """Write what was measured."""
+        """Write the measurements."""
         if self.measured:
             self._write()
 
@@ -146,14 +146,14 @@ class _Interleaving:
 def interleaved(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Time a subject and its control in turns: `interleaved(subject, control, names=("head", "faiss"))`.
 
-    Both are called without arguments. `blocks` (20) is how often both have their turn, `samples` (5) how many times are
-    taken in a turn; a sample repeats its call until it takes `shortest_ms` (1). `harness gate` judges the ratio of the
-    medians under the test's id; a test that fails, or is skipped, has measured nothing. `--benchmark-disable` of
-    pytest-benchmark calls both once and measures nothing.
+    Both are functions without arguments. Each has one turn in each of `blocks` (20) blocks, and `samples` (5) timed
+    samples in a turn; a sample repeats its call until it takes `shortest_ms` (1) milliseconds. `harness gate` judges the
+    ratio of the medians under the test's id. A test that fails or is skipped measures nothing. With pytest-benchmark's
+    `--benchmark-disable` both are called once and nothing is measured.
     """
     config = request.config
     if hasattr(config, "workerinput"):
-        raise pytest.UsageError("tests that run side by side time each other: leave out -n")
+        raise pytest.UsageError("tests in parallel disturb each other's times: leave out -n")
     if config.getoption("benchmark_skip", default=False):
         pytest.skip("--benchmark-skip")
     run = config.pluginmanager.get_plugin(_NAME)
@@ -173,7 +173,7 @@ def interleaved(request: pytest.FixtureRequest) -> Callable[..., None]:
         node = request.node
         if node.nodeid in run.measured:
             raise pytest.UsageError(
-                f"{node.nodeid}: one comparison per test, the gate finds it by the test's id"
+                f"{node.nodeid}: only one comparison per test: the gate finds it by the test's id"
             )
         if config.getoption("benchmark_disable", default=False):
             subject()
@@ -197,23 +197,21 @@ def interleaved(request: pytest.FixtureRequest) -> Callable[..., None]:
 def harness_session(request: pytest.FixtureRequest) -> Iterator[Callable[..., Session]]:
     """Open an artifact on a backend: `harness_session(folder, "onnxruntime-cpu", variant=…, threads=1)`.
 
-    Sessions are closed when the test ends. A backend that cannot run here skips the test with its own reason.
+    Without `variant`, the variant that fits the backend is opened. Sessions are closed when the test ends. If the
+    backend is unavailable here, the test is skipped with the backend's reason.
     """
-    from harness import errors, registry
+    from harness import registry
     from harness.detector import artifact
 
     opened: list[Session] = []
 
     def open_session(folder: Path, name: str, *, variant: str | None = None, threads: int = 1) -> Session:
-        backend, found = registry.backend(name), artifact.read(folder)
+        backend, detector = registry.backend(name), artifact.read(folder)
         reason = backend.unavailable()
         if reason is not None:
             pytest.skip(reason)
-        known = {item.id: item for item in found.manifest.variants}
-        if variant is not None and variant not in known:
-            raise pytest.UsageError(errors.unknown(f"variant of {folder}", variant, known))
-        chosen = found.variant(backend.formats) if variant is None else known[variant]
-        session = backend.open(found, chosen, threads=threads)
+        selected = detector.variant(backend.formats) if variant is None else detector.variant_named(variant)
+        session = backend.open(detector, selected, threads=threads)
         opened.append(session)
         request.node.stash[_SIMULATED] = request.node.stash.get(_SIMULATED, False) or session.report.simulated
         return session
@@ -225,7 +223,7 @@ def harness_session(request: pytest.FixtureRequest) -> Iterator[Callable[..., Se
 
 @pytest.fixture(scope="session")
 def harness_records(pytestconfig: pytest.Config) -> tuple[Record, ...]:
-    """The newest record of every case in the results folder (`--harness-results`)."""
+    """The newest record of each case in the results folder `--harness-results`."""
     from harness.records import record
 
     return record.latest(record.read_all(pytestconfig.getoption("harness_results")))
@@ -233,7 +231,7 @@ def harness_records(pytestconfig: pytest.Config) -> tuple[Record, ...]:
 
 @pytest.fixture
 def harness_gate(pytestconfig: pytest.Config) -> Callable[[Path], None]:
-    """Fail the test unless the rules of a file pass over the results folder: `harness_gate(Path("rules.toml"))`."""
+    """Fail the test unless the rules of a file pass over `--harness-results`: `harness_gate(Path("rules.toml"))`."""
 
     def judge(rules: Path) -> None:
         from harness import gates

@@ -1,7 +1,7 @@
-"""Gates: rules over records and interleaved benchmarks, which pass, fail, or were not measured.
+"""Gates: rules over records and interleaved benchmarks, each of which passes, fails, or is not measured.
 
-Whatever a rule names and is not there, was renamed, skipped, failed, simulated, undefined, edited, of another detector
-or from another host is not measured, which is never a pass.
+A rule is not measured, and so never passes, if a record that it names is missing, was renamed, skipped, failed or
+edited, has an undefined metric, or comes from a simulated device, another detector or another machine.
 """
 
 from harness.gates.baseline import update

@@ -1,4 +1,4 @@
-"""A subject and its control timed in turns, block by block, in one process or in several; what they rest on is kept."""
+"""Interleaved benchmarks: a subject and its control timed in turns, block by block, with all samples saved."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SCHEMA = 2
 FILE = "benchmarks/interleaved.json"
 """Below a results folder."""
 _TRIES = 5
-"""The quickest tells how long a call takes. With one try, stalls on a busy machine gave sides whose calls take equally
-long 1 and 16, 2 and 16, or 16 and 4 calls per sample, which further stalls hit differently."""
+"""The quickest of these tries counts. With one try, stalls on a busy machine led to 1 and 16, 2 and 16, or 16 and 4 calls
+per sample for two functions that take equally long, which further stalls hit differently."""
 _REMEDY = "run the benchmarks again"
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one process timed: B blocks, in each of which subject and control have the same number of samples."""
+    """The samples of one process: B blocks, in each of which subject and control have the same number of samples."""
 
     calls: tuple[int, int]
-    """Calls per sample, of subject and control."""
+    """Calls per sample, the subject's and the control's."""
     subject_ms: tuple[tuple[float, ...], ...]
     """(B, samples), ms per call."""
     control_ms: tuple[tuple[float, ...], ...]
@@ -35,22 +35,22 @@ class Process(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Interleaved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One benchmark."""
+    """One benchmark with its samples."""
 
     benchmark: str
     """The test's id."""
     subject: str
     control: str
     status: Literal["measured", "failed"]
-    """Failed: its test did, whatever it had timed; or not all processes measured the same."""
+    """`failed` if its test failed, even after the timing, or if not all processes measured the same."""
     simulated: bool
-    """A session of it ran on a simulated device."""
+    """Whether a session of its test ran on a simulated device."""
     processes: tuple[Process, ...]
-    """In the order they ran."""
+    """In the order in which they ran."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All interleaved benchmarks of one call of pytest: what it did not measure is not in its file."""
+    """All interleaved benchmarks of one pytest run, and none of an earlier run."""
 
     schema: int
     host: Host
@@ -59,28 +59,28 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     finished: str
     benchmarks: tuple[Interleaved, ...]
     run_sha256: str
-    """Of all else in the file."""
+    """Digest of all other entries of the file."""
 
 
 def measure(
     subject: Callable[[], Any], control: Callable[[], Any], *, blocks: int, samples: int, shortest_ms: float
 ) -> Process:
-    """Time both in turns; which goes first changes from block to block, so that a drift hits both alike.
+    """Time both in turns; the first one alternates from block to block, so that a drift affects both alike.
 
     Args:
-        subject: What is judged; called without arguments.
-        control: What it is compared with.
-        blocks: How many times both have their turn.
-        samples: Timed samples of either per block.
-        shortest_ms: A sample repeats its call until it takes at least as long.
+        subject: The judged function, called without arguments.
+        control: The function it is compared with.
+        blocks: Number of blocks; in each both have one turn.
+        samples: Timed samples of each in a block.
+        shortest_ms: Shortest time of a sample in ms; a sample repeats its call to reach it.
     """
-    sides = (subject, control)
+    functions = (subject, control)
     calls = (_calls(subject, shortest_ms), _calls(control, shortest_ms))
-    taken: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
+    times: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
     for block in range(blocks):
-        for side in (0, 1) if block % 2 == 0 else (1, 0):
-            taken[side].append(tuple(_sample(sides[side], calls[side]) for _ in range(samples)))
-    return Process(calls=calls, subject_ms=tuple(taken[0]), control_ms=tuple(taken[1]))
+        for index in (0, 1) if block % 2 == 0 else (1, 0):
+            times[index].append(tuple(_sample(functions[index], calls[index]) for _ in range(samples)))
+    return Process(calls=calls, subject_ms=tuple(times[0]), control_ms=tuple(times[1]))
 
 
 def _sample(call: Callable[[], Any], calls: int) -> float:
@@ -91,7 +91,7 @@ def _sample(call: Callable[[], Any], calls: int) -> float:
 
 
 def _calls(call: Callable[[], Any], shortest_ms: float) -> int:
-    """Calls that make a sample long enough; the calls made to find out are the warm-up."""
+    """Return the number of calls that makes a sample long enough; the calls of this search are the warm-up."""
     calls = 1
     call()
     while min(_sample(call, calls) for _ in range(_TRIES)) * calls < shortest_ms:
@@ -100,34 +100,34 @@ def _calls(call: Callable[[], Any], shortest_ms: float) -> int:
 
 
 def merged(runs: Sequence[Run]) -> tuple[Interleaved, ...]:
-    """The benchmarks of several processes: measured are those that every process measured, under the same names."""
-    names = dict.fromkeys(item.benchmark for run in runs for item in run.benchmarks)
+    """Merge the benchmarks of several processes; those that not every process measured alike have failed."""
+    names = dict.fromkeys(one.benchmark for run in runs for one in run.benchmarks)
     return tuple(_merged(name, runs) for name in names)
 
 
 def _merged(name: str, runs: Sequence[Run]) -> Interleaved:
-    found = [item for run in runs for item in run.benchmarks if item.benchmark == name]
-    alike = {(item.subject, item.control, item.simulated, item.status) for item in found}
+    parts = [part for run in runs for part in run.benchmarks if part.benchmark == name]
+    distinct = {(part.subject, part.control, part.simulated, part.status) for part in parts}
     return msgspec.structs.replace(
-        found[0],
-        status=found[0].status if len(found) == len(runs) and len(alike) == 1 else "failed",
-        processes=tuple(process for item in found for process in item.processes),
+        parts[0],
+        status=parts[0].status if len(parts) == len(runs) and len(distinct) == 1 else "failed",
+        processes=tuple(process for part in parts for process in part.processes),
     )
 
 
 def now() -> str:
-    """The time: UTC, ISO 8601."""
+    """Return the present time: UTC, ISO 8601."""
     return dt.datetime.now(dt.timezone.utc).isoformat()
 
 
 def write(path: Path, benchmarks: Sequence[Interleaved], *, started: str) -> None:
-    """Write the benchmarks of one call of pytest, in place of those of the call before."""
+    """Write the benchmarks of one pytest run to `path`, in place of those of the run before."""
     document = {
         "schema": SCHEMA,
         "host": msgspec.to_builtins(machine.describe()),
         "started": started,
         "finished": now(),
-        "benchmarks": [msgspec.to_builtins(item) for item in benchmarks],
+        "benchmarks": [msgspec.to_builtins(benchmark) for benchmark in benchmarks],
     }
     storage.write_json(path, document | {"run_sha256": storage.sha256_of_json(document)})
 
@@ -137,12 +137,12 @@ def read(folder: Path) -> Run:
 
     Raises:
         NotMeasured: there are none.
-        RecordError: the file is not one of this harness, or was edited.
+        RecordError: the file is not of this schema, or was edited.
     """
     path = folder / FILE
     if not path.is_file():
         raise NotMeasured(
-            f"{path}: no interleaved benchmarks here; make some with: pytest --benchmark-only benchmarks/test_ratios.py --interleaved-processes 5"
+            f"{path}: no interleaved benchmarks here; measure some with: pytest --benchmark-only benchmarks/test_ratios.py --interleaved-processes 5"
         )
     run = storage.read_json(path, Run, schema=SCHEMA, error=RecordError, remedy=_REMEDY)
     document = msgspec.to_builtins(run)

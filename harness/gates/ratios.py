@@ -1,9 +1,9 @@
-"""How many times its control's time a subject takes, with an interval over processes.
+"""The ratio of a subject's time to its control's time, with an interval over processes.
 
 Memory layout, the core and its neighbours differ from process to process and move the ratio by more than blocks of one
-process can show (docs/reference/gate-rules.md). So the unit is the process: each gives the log of its ratio of medians, and the interval
-of their mean is Student's, Georges, Buytaert and Eeckhout, "Statistically rigorous Java performance evaluation", OOPSLA
-2007, sections 3.2 and 3.3. What the blocks of the processes leave open is a lower limit to its width.
+process show (docs/reference/gate-rules.md). So the unit is the process: the interval is Student's, of the mean over the processes of the
+logs of their ratios of medians, Georges, Buytaert and Eeckhout, "Statistically rigorous Java performance evaluation", OOPSLA
+2007, sections 3.2 and 3.3. It is at least as wide as a bootstrap over the processes' blocks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from harness.gates.interleaved import Interleaved, Process
 
 MINIMUM_PROCESSES = 5
 MINIMUM_BLOCKS = 20
-"""In simulation, without differences between processes: of 600 intervals at level 0.95, from blocks of five samples that vary by 10 %, 95 % held the true ratio with 20 blocks
-(96 to 99 % where blocks drift), and 91 % with 10."""
+"""In a simulation without differences between processes, with blocks of five samples that vary by 10 %, 95 % of 600
+intervals at level 0.95 held the true ratio with 20 blocks (96 to 99 % if blocks drift), and 91 % with 10."""
 RESAMPLES = 2000
 
 
@@ -33,12 +33,12 @@ class RatioInterval:
     """Geometric mean of `processes`."""
     high: float
     processes: tuple[float, ...]
-    """Of each process, the median time of the subject over the median time of the control."""
+    """For each process, the median time of the subject over the median time of the control."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Logs:
-    """P processes: the logs of their ratios, (P,), and of `RESAMPLES` geometric means, their blocks drawn anew."""
+    """The logs of the ratios of P processes, (P,), and of the geometric means of `RESAMPLES` bootstrap draws of their blocks."""
 
     processes: NDArray[np.float64]
     draws: NDArray[np.float64]
@@ -49,29 +49,29 @@ class _Logs:
 
     @property
     def variance(self) -> float:
-        """Of the mean."""
+        """Variance of the mean."""
         return float(self.processes.var(ddof=1)) / len(self.processes)
 
 
-def ratio(item: Interleaved, *, level: float) -> RatioInterval:
-    """Geometric mean of the processes' ratios x, with an interval that holds it with probability `level`.
+def ratio(benchmark: Interleaved, *, level: float) -> RatioInterval:
+    """Return the geometric mean of the processes' ratios x, with an interval of confidence `level`.
 
     The interval is exp(m ± t s / √P): m and s are the mean and the standard deviation (divisor P - 1) of log x over P
-    processes, t is Student's quantile with P - 1 degrees of freedom. Where blocks, drawn with replacement within each
-    process (`RESAMPLES` times), leave a bound further out, that bound is taken.
+    processes, t is Student's quantile with P - 1 degrees of freedom. A bound of the bootstrap (blocks drawn with
+    replacement within each process, `RESAMPLES` times) replaces it if it lies further out.
 
     Raises:
         NotMeasured: too few processes or blocks, unequal ones, or times that are not positive numbers.
     """
-    logs = _logs(item, seed=0)
+    logs = _logs(benchmark, seed=0)
     half = student(level, len(logs.processes) - 1) * math.sqrt(logs.variance)
     return _interval(logs.mean, half, logs.draws, level, logs)
 
 
 def relative(now: Interleaved, then: Interleaved, *, level: float) -> RatioInterval:
-    """The ratio of `now` over the ratio of `then`, two independent measurements, with its interval.
+    """Return the ratio of `now` over the ratio of `then`, two independent measurements, with its interval.
 
-    As `ratio`, with the interval of a difference of means whose variances differ: Welch, "The generalization of
+    As `ratio`, but with the interval of a difference of means whose variances differ: Welch, "The generalization of
     'Student's' problem when several different population variances are involved", Biometrika 1947; the degrees of
     freedom are rounded down. `processes` are those of `now`.
 
@@ -86,7 +86,7 @@ def relative(now: Interleaved, then: Interleaved, *, level: float) -> RatioInter
 
 
 def student(level: float, freedom: int) -> float:
-    """Two-sided quantile of Student's t: |T| with `freedom` degrees lies below it with probability `level`.
+    """Return the two-sided quantile of Student's t: |T| with `freedom` degrees lies below it with probability `level`.
 
     Bisection of Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4; θ = atan(t / √freedom).
     """
@@ -98,7 +98,7 @@ def student(level: float, freedom: int) -> float:
 
 
 def _probability(angle: float, freedom: int) -> float:
-    """Of |T| below √freedom · tan(angle): a finite sum over powers of the cosine, odd or even as `freedom` is."""
+    """Return the probability of |T| < √freedom · tan(angle): a sum over the odd or even powers of the cosine."""
     odd, cosine = freedom % 2, math.cos(angle)
     total, term = 0.0, cosine**odd
     for power in range(odd, freedom - 1, 2):
@@ -120,27 +120,27 @@ def _interval(
     )
 
 
-def _logs(item: Interleaved, *, seed: int) -> _Logs:
-    count = len(item.processes)
+def _logs(benchmark: Interleaved, *, seed: int) -> _Logs:
+    count = len(benchmark.processes)
     if count < MINIMUM_PROCESSES:
         raise NotMeasured(
-            f"{item.benchmark}: {count} processes are too few to tell what differs between them; run the benchmarks with: "
+            f"{benchmark.benchmark}: {count} processes are too few to show the differences between them; run the benchmarks with: "
             f"pytest --interleaved-processes {MINIMUM_PROCESSES}"
         )
-    if len(set(item.processes)) < count:
+    if len(set(benchmark.processes)) < count:
         raise NotMeasured(
-            f"{item.benchmark}: two processes hold the same times, so they are one; run the benchmarks again"
+            f"{benchmark.benchmark}: two processes hold the same times, so they are one; run the benchmarks again"
         )
     random = np.random.default_rng(seed)
-    found = [_resampled(item.benchmark, process, random) for process in item.processes]
-    processes = np.array([estimate for estimate, _ in found])
-    return _Logs(processes=processes, draws=np.mean([draws for _, draws in found], axis=0))
+    resampled = [_resampled(benchmark.benchmark, process, random) for process in benchmark.processes]
+    processes = np.array([estimate for estimate, _ in resampled])
+    return _Logs(processes=processes, draws=np.mean([draws for _, draws in resampled], axis=0))
 
 
 def _resampled(name: str, process: Process, random: np.random.Generator) -> tuple[float, NDArray[np.float64]]:
-    """The log of a process's ratio, and the logs of `RESAMPLES` draws of its blocks, subject and control together.
+    """Return the log of a process's ratio, and the logs of `RESAMPLES` draws of its blocks, subject and control together.
 
-    Together, since what slows the machine for a while slows both: Künsch, "The jackknife and the bootstrap for general
+    They are drawn together, because a slow phase of the machine slows both: Künsch, "The jackknife and the bootstrap for general
     stationary observations", 1989; bounds are percentiles, Efron and Tibshirani, "An Introduction to the Bootstrap",
     1993, chapter 13.
     """
@@ -154,7 +154,7 @@ def _resampled(name: str, process: Process, random: np.random.Generator) -> tupl
     medians = [np.median(times[drawn].reshape(RESAMPLES, -1), axis=1) for times in (subject, control)]
     draws = np.log(medians[0] / medians[1])
     if np.ptp(draws) == 0:
-        raise NotMeasured(f"{name}: all blocks took the same time: the clock is too coarse for it")
+        raise NotMeasured(f"{name}: all blocks took the same time: the clock is too coarse for them")
     return math.log(np.median(subject) / np.median(control)), draws
 
 
@@ -164,5 +164,5 @@ def _times(name: str, blocks: tuple[tuple[float, ...], ...]) -> NDArray[np.float
         raise NotMeasured(f"{name}: blocks of {sorted(lengths)} samples: they must be equally long")
     times = np.array(blocks, np.float64)
     if not (np.isfinite(times) & (times > 0)).all():
-        raise NotMeasured(f"{name}: it holds times that are not positive numbers")
+        raise NotMeasured(f"{name}: it has times that are not positive numbers")
     return times

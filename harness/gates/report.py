@@ -1,4 +1,4 @@
-"""What a gate says: the verdict on every rule with the numbers it rests on, and over all of them."""
+"""A gate's report: the verdict on every rule with the numbers it rests on, and the verdict over all rules."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from typing import Any
 
 import msgspec
 
-from harness.parity import Verdict
-
-MARKS: dict[Verdict, str] = {"passed": "✓", "failed": "✗", "not measured": "?"}
+from harness.types import MARKS, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing a rule looked at: a category, the mean of them, a benchmark."""
+    """The verdict on one subject of a rule: a category, the mean of several, or a benchmark."""
 
     about: str
+    """The subject."""
     verdict: Verdict
     message: str
-    """What was found and what was asked for; the reason where nothing was measured."""
+    """The value and its limit; the reason if it was not measured."""
     numbers: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One rule and all it looked at."""
+    """One rule with all its checks."""
 
     rule: str
     kind: str
     verdict: Verdict
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
-    """What to know about a verdict all the same: simulated devices."""
+    """Remarks that do not change the verdict, for example that simulated devices are allowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +41,19 @@ class GateReport:
 
     verdict: Verdict
     rules: str
-    """The file."""
+    """Path of the file."""
     outcomes: tuple[Outcome, ...]
     reasons: tuple[str, ...]
-    """What keeps the whole from passing, whatever the rules say."""
+    """What keeps the gate from passing, whatever the rules' verdicts are."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and finite numbers; the first key is `verdict`."""
+        """Return plain dicts, lists, strings and finite numbers; the first key is `verdict`."""
         document: dict[str, Any] = msgspec.to_builtins(self)
         return document
 
 
 def lines(report: GateReport) -> list[str]:
-    """One line per rule and per thing it looked at; the last line is the verdict."""
+    """Return one line for each rule and each of its checks, and in the last line the verdict."""
     text = [line for outcome in report.outcomes for line in _outcome(outcome)]
     text += [f"not measured: {reason}" for reason in report.reasons]
     counts = [
@@ -66,26 +65,24 @@ def lines(report: GateReport) -> list[str]:
     ]
 
 
-def said_once(reasons: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Category → its reason; categories whose reasons differ by their own name alone share the first's."""
+def without_repetition(reasons: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Map each category to its reason; of categories whose reasons differ in their own name alone, only the first stays."""
     alike: dict[str, list[tuple[str, str]]] = {}
     for category, reason in reasons:
         alike.setdefault(reason.replace(category, ""), []).append((category, reason))
     return {
-        first: f"{reason} (and {len(more)} more alike: {', '.join(name for name, _ in more)})"
-        if more
-        else reason
+        first: f"{reason} (also {', '.join(name for name, _ in more)})" if more else reason
         for (first, reason), *more in alike.values()
     }
 
 
 def _outcome(outcome: Outcome) -> Iterator[str]:
     yield f"{MARKS[outcome.verdict]} {outcome.rule} ({outcome.kind}): {outcome.verdict}"
-    said = said_once(
+    reasons = without_repetition(
         (check.about, check.message) for check in outcome.checks if check.verdict == "not measured"
     )
     for check in outcome.checks:
-        if check.verdict != "not measured" or check.about in said:
-            yield f"    {MARKS[check.verdict]} {check.about}: {said.get(check.about, check.message)}"
+        if check.verdict != "not measured" or check.about in reasons:
+            yield f"    {MARKS[check.verdict]} {check.about}: {reasons.get(check.about, check.message)}"
     for note in outcome.notes:
         yield f"    {note}"

@@ -1,4 +1,4 @@
-"""A gate's file, read strictly: every rule says what it must find, and how good that must be."""
+"""The file of a gate, read strictly: every rule names its records in full, and the limit of one value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KNOWN = ("find", "baseline", "rule")
 
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Limit = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
-"""Finite: TOML can write `nan` and `inf`, which would pass anything."""
+"""Finite: TOML has `nan` and `inf`, with which a rule would always pass."""
 Level = Annotated[float, msgspec.Meta(ge=0.9, le=0.9999)]
 ImageMetric = Literal["image_auroc", "image_ap", "image_f1_max"]
 PixelMetric = Literal["pixel_auroc", "aupro", "pixel_ap", "pixel_f1_max"]
@@ -28,7 +28,7 @@ Size = Literal["peak_memory_bytes", "model_bytes"]
 Timing = Literal["latency_ms", "images_per_second", "load_ms", "first_inference_ms"]
 Value = Literal[ImageMetric, PixelMetric, DecisionMetric, Size, Timing]
 STAGED = ("latency_ms", "images_per_second")
-"""Values that are of a stage."""
+"""Values of one latency stage."""
 Stage = Literal["decode", "preprocess", "infer", "head", "infer_head", "total", "h2d", "compute", "d2h"]
 
 
@@ -37,7 +37,7 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Find(_Strict, frozen=True, kw_only=True):
-    """Which records a rule is about: exactly one per category, or nothing is measured."""
+    """The records of a rule: exactly one for each category, or the rule is not measured."""
 
     detector: Name
     backbone: Name
@@ -48,9 +48,9 @@ class Find(_Strict, frozen=True, kw_only=True):
     suite: str | None = None
     """Absent: records of no suite."""
     source: str | None = None
-    """Absent: records that took nothing from files."""
+    """Absent: records whose inputs and outputs did not come from files."""
     mask_threshold: int = 127
-    """Absent: as `bench` reads masks without being told."""
+    """Absent: the default of `bench`."""
     mask_resize: MaskResize = "nearest"
     """Likewise."""
     batch_size: int | None = None
@@ -58,29 +58,29 @@ class Find(_Strict, frozen=True, kw_only=True):
     threads: int | None = None
     """Absent: any, but there may be only one."""
     detector_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{12,64}$")] | None = None
-    """The detector's digest, or how it begins; of one category only, each category has its own."""
+    """The detector's digest, or its beginning; only with a single category, because each category has its own."""
 
 
 class _Rule(_Strict, frozen=True, kw_only=True):
     name: Name
-    """What the report calls it; no two rules share one."""
+    """The name in the report; no two rules share one."""
     allow_simulated: bool = False
     """Whether a simulated device counts as measured."""
 
 
 class Bound(_Rule, frozen=True, kw_only=True, tag="bound", tag_field="kind"):
-    """An absolute bound on a value: the limit itself is allowed."""
+    """An absolute bound on a value; the limit itself passes."""
 
     find: Find
     value: Value
     of: Literal["each", "mean"]
-    """`each` category, or their `mean`. Images per second are the inverse of the mean time."""
+    """Judge `each` category, or their `mean`. Images per second are the inverse of the mean time."""
     at_least: Limit | None = None
     at_most: Limit | None = None
     stage: Stage = "total"
-    """Of `latency_ms` and `images_per_second` alone."""
+    """The latency stage; only for `latency_ms` and `images_per_second`."""
     statistic: Literal["mean", "p50", "p90", "p95", "p99"] = "mean"
-    """Of `latency_ms` alone, over the images of a category."""
+    """Over the images of a category; only for `latency_ms`."""
 
 
 class NonInferior(_Rule, frozen=True, kw_only=True, tag="noninferior", tag_field="kind"):
@@ -89,9 +89,9 @@ class NonInferior(_Rule, frozen=True, kw_only=True, tag="noninferior", tag_field
     find: Find
     metric: Compared
     margin: Annotated[float, msgspec.Meta(gt=0, le=0.5)]
-    """Passed when the lower bound of the difference lies above its negative."""
+    """The rule passes if the lower bound of the difference lies above -margin."""
     level: Level = 0.95
-    """Of the two-sided interval of the difference."""
+    """Confidence level of the two-sided interval of the difference."""
 
 
 class Growth(_Rule, frozen=True, kw_only=True, tag="growth", tag_field="kind"):
@@ -103,7 +103,7 @@ class Growth(_Rule, frozen=True, kw_only=True, tag="growth", tag_field="kind"):
 
 
 class Reference(_Strict, frozen=True, kw_only=True):
-    """The other side of a parity rule; all else is as in `find`."""
+    """The reference of a parity rule; everything else is as in `find`."""
 
     backend: Name
     variant: Name
@@ -116,27 +116,27 @@ class Parity(_Rule, frozen=True, kw_only=True, tag="parity", tag_field="kind"):
     find: Find
     reference: Reference
     profile: Literal["float32", "float16", "bfloat16", "int8"] | None = None
-    """Tolerances (`harness.parity.PROFILES`); absent: those of the loosest precision the records name."""
+    """Tolerances (`harness.parity.PROFILES`); absent: those of the looser of the two records' precisions."""
     margin: Annotated[float, msgspec.Meta(gt=0, le=0.5)] | None = None
-    """Also show that no metric loses more than this; absent: not asked."""
+    """Also require that no metric loses more than this; absent: not required."""
 
 
 class Latency(_Rule, frozen=True, kw_only=True, tag="latency", tag_field="kind"):
-    """The median time of a benchmark's subject as a multiple of its control's, both measured in turns, in 5 processes or more.
+    """The median time of a benchmark's subject as a multiple of its control's; both are timed in turns, in at least 5 processes.
 
-    The limit is `at_most` × (1 + `minimum_effect`): passed when the whole interval lies below it, failed when the whole
-    interval lies above it, else not measured.
+    The limit is `at_most` × (1 + `minimum_effect`). The rule passes if the whole interval lies below it, and fails if the
+    whole interval lies above it; otherwise it is not measured.
     """
 
     benchmark: Name
-    """The test's id, `benchmarks/test_ratios.py::test_session`."""
+    """The test's id, for example `benchmarks/test_ratios.py::test_session`."""
     subject: Name
     control: Name
     at_most: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
     minimum_effect: Annotated[float, msgspec.Meta(gt=0, le=10)]
-    """How much more than `at_most` is too little to matter, as a share of it."""
+    """The excess over `at_most` that is too small to matter, as a share of it."""
     of: Literal["control", "baseline"] = "control"
-    """What is a multiple of what: subject of control, or that ratio of the baseline's ratio on the same host."""
+    """`control`: subject over control; `baseline`: that ratio over the baseline's ratio on the same machine."""
     level: Level = 0.95
 
 
@@ -147,7 +147,7 @@ class Rules(_Strict, frozen=True, kw_only=True):
     """The rules of one file."""
 
     baseline: Path | None = None
-    """Folder of the baseline; in the file, relative to it."""
+    """Folder of the baseline; the file names it relative to itself."""
     rule: tuple[Rule, ...] = ()
 
 
@@ -157,12 +157,12 @@ def needs_baseline(rule: Rule) -> bool:
 
 
 def names() -> tuple[str, ...]:
-    """The rules that come with the program."""
+    """Return the names of the rules that are shipped with the program."""
     return tuple(sorted(path.stem for path in storage.shipped("gates").glob(f"*{SUFFIX}")))
 
 
 def find(text: str) -> Path:
-    """The file of the rules called `text`, or at the path `text`.
+    """Return the path of the shipped rules called `text`, or `text` as a path of a file.
 
     Raises:
         UsageError: no such rules.
@@ -176,10 +176,11 @@ def find(text: str) -> Path:
 
 
 def read(path: Path) -> Rules:
-    """Read a gate's file; `[find]` at its top holds what all rules share.
+    """Read a file of rules; all rules share the `[find]` at its top.
 
     Raises:
-        UsageError: no file, not TOML, an unknown or missing key, a value of the wrong type or out of range; says where.
+        UsageError: the file is missing or is not TOML, a key is unknown or missing, or a value is of the wrong type or
+            out of range; the message names the place.
     """
     try:
         document = msgspec.toml.decode(path.read_bytes())
@@ -187,7 +188,7 @@ def read(path: Path) -> Rules:
         shared = msgspec.convert(document.pop("find", {}), dict[str, Any])
         document["rule"] = msgspec.convert(document.get("rule", []), list[dict[str, Any]])
         for rule in document["rule"]:
-            if rule.get("kind") != "latency":  # a benchmark is found by its name
+            if rule.get("kind") != "latency":  # which has no records
                 rule["find"] = shared | msgspec.convert(rule.get("find", {}), dict[str, Any])
         rules = msgspec.convert(document, Rules, dec_hook=lambda _, value: path.parent / value)
         _check(rules)
@@ -205,7 +206,7 @@ def _require_known(document: Mapping[str, Any]) -> None:
 
 
 def _cannot_fail(rule: Bound) -> bool:
-    """Nothing that is measured is negative, and no metric is larger than 1."""
+    """Whether the rule would always pass: no value is negative, and no metric is larger than 1."""
     largest = math.inf if rule.value in (*get_args(Size), *get_args(Timing)) else 1.0
     return (rule.at_least is not None and rule.at_least <= 0) or (
         rule.at_most is not None and rule.at_most >= largest
@@ -216,20 +217,20 @@ def _check_bound(rule: Bound, place: str) -> None:
     if (rule.at_least is None) == (rule.at_most is None):
         raise UsageError(f"{place}: give one of at_least and at_most")
     if _cannot_fail(rule):
-        raise UsageError(f"{place} cannot fail: no {rule.value} is outside its bound")
+        raise UsageError(f"{place} cannot fail: every {rule.value} is within its bound")
     if rule.stage != "total" and rule.value not in STAGED:
-        raise UsageError(f"{place}: stage is of {' and '.join(STAGED)}, no {rule.value} has one")
+        raise UsageError(f"{place}: {rule.value} has no stage, only {' and '.join(STAGED)} have one")
     if rule.statistic != "mean" and rule.value != "latency_ms":
-        raise UsageError(f"{place}: statistic is of latency_ms, no {rule.value} has one")
+        raise UsageError(f"{place}: {rule.value} has no statistic, only latency_ms has one")
 
 
 def _check(rules: Rules) -> None:
-    """Raise `UsageError` for what the types alone do not show."""
+    """Raise `UsageError` for errors that the types alone do not show."""
     seen = set[str]()
     for rule in rules.rule:
         place = f"rule {rule.name!r}"
         if rule.name in seen:
-            raise UsageError(f"{place} is there twice: the report could not tell them apart")
+            raise UsageError(f"{place} is there twice: rename one, so that the report can tell them apart")
         seen.add(rule.name)
         if isinstance(rule, Bound):
             _check_bound(rule, place)
@@ -241,4 +242,6 @@ def _check(rules: Rules) -> None:
         if len(set(categories)) < len(categories):
             raise UsageError(f"{place}: find.categories names one twice ({', '.join(categories)})")
         if rule.find.detector_sha256 is not None and len(categories) > 1:
-            raise UsageError(f"{place}: find.detector_sha256 is of one category, {len(categories)} are named")
+            raise UsageError(
+                f"{place}: find.detector_sha256 belongs to one category, find.categories names {len(categories)}"
+            )

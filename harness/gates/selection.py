@@ -1,4 +1,4 @@
-"""Which records a rule may rest on: exactly those it names, and only as the harness wrote them."""
+"""Select the records that a rule names, and check that each is as the harness wrote it."""
 
 from __future__ import annotations
 
@@ -14,129 +14,126 @@ from harness.errors import HarnessError, NotMeasured, RecordError
 from harness.gates.rules import Find
 from harness.machine import Host
 from harness.metrics import Metrics
-from harness.records import record
+from harness.records import record as records
 from harness.records.record import EvidenceArrays, Record
 
 NAMED = (
     *("detector", "backbone", "dataset", "backend", "variant", "suite", "source"),
     *("mask_threshold", "mask_resize"),
 )
-"""Fields of a case that must be what the rule says; where it says nothing, what `Find` has."""
+"""Fields of a case that must equal the rule's; a field that the rule leaves out has the default of `Find`."""
 _SAME = 1e-9
-"""Metrics are deterministic; this allows for another machine's summation and nothing else."""
+"""Metrics are deterministic; this allows for the summation of another machine, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
-    """A results folder: the newest record of every case, and what could not be read."""
+class Results:
+    """A results folder: the newest record of every case, and messages for files that could not be read."""
 
     folder: Path
     records: tuple[Record, ...]
     unreadable: tuple[str, ...]
 
 
-def shelf(folder: Path) -> Shelf:
-    """Read all records of a folder; one that cannot be read is noted, for it may be newer than those that can."""
-    found, unreadable = list[Record](), list[str]()
+def read_results(folder: Path) -> Results:
+    """Read all records of a folder; a file that cannot be read is noted, because it may be newer than the others."""
+    readable, unreadable = list[Record](), list[str]()
     for path in sorted(path for path in folder.glob("*.json") if not path.name.startswith(".")):
         try:
-            found.append(record.read(path))
-        except RecordError as error:  # noqa: PERF203 - the others are read all the same
+            readable.append(records.read(path))
+        except RecordError as error:  # noqa: PERF203 - the others are read nevertheless
             unreadable.append(str(error))
-    return Shelf(folder=folder, records=record.latest(tuple(found)), unreadable=tuple(unreadable))
+    return Results(folder=folder, records=records.latest(tuple(readable)), unreadable=tuple(unreadable))
 
 
-def admitted(place: Shelf, find: Find, category: str, *, allow_simulated: bool) -> Record:
-    """The one record of a category that `find` names, after all that could speak against it was looked for.
+def select(results: Results, find: Find, category: str, *, allow_simulated: bool) -> Record:
+    """Return the only record of a category that `find` names.
 
     Raises:
-        NotMeasured: none or several, failed or skipped, simulated, edited, or contradicting its own images.
+        NotMeasured: there is none or there are several; or it failed, was skipped, simulated or edited, or contradicts
+            its own images.
     """
-    found = _only(place, find, category)
-    title = f"{found.case.runner} {category}"
-    path = record.path_of(place.folder, found)
-    if found.status != "measured":
-        raise NotMeasured(f"{title}: {found.status}: {found.reason}")
-    if found.device is None or found.data is None or not found.images:
+    record = _only(results, find, category)
+    title = f"{record.case.runner} {category}"
+    path = records.path_of(results.folder, record)
+    if record.status != "measured":
+        raise NotMeasured(f"{title}: {record.status}: {record.reason}")
+    if record.device is None or record.data is None or not record.images:
         raise NotMeasured(f"{path}: a record without device or test images; bench again")
-    if found.device.simulated and not allow_simulated:
+    if record.device.simulated and not allow_simulated:
         raise NotMeasured(f"{title}: its device is simulated, and the rule does not allow that")
-    labels = np.array([image.label for image in found.images])
-    scores = np.array([image.score for image in found.images], np.float64)
-    _require_own(path, found, lambda: metrics.image_metrics(scores, labels))
-    evidence(place, found)
-    return found
+    labels = np.array([image.label for image in record.images])
+    scores = np.array([image.score for image in record.images], np.float64)
+    _require_own(path, record, lambda: metrics.image_metrics(scores, labels))
+    _evidence(results, record)
+    return record
 
 
-def evidence(place: Shelf, found: Record) -> EvidenceArrays | None:
-    """The record's arrays, or none where they were not copied along.
-
-    Raises:
-        NotMeasured: they were altered.
-    """
+def _evidence(results: Results, record: Record) -> EvidenceArrays | None:
+    """Return the record's arrays, `None` if they were not copied along."""
     try:
-        return record.read_evidence(place.folder, found)
+        return records.read_evidence(results.folder, record)
     except RecordError as error:
         raise NotMeasured(str(error)) from error
 
 
-def pixels(place: Shelf, found: Record) -> EvidenceArrays:
-    """The record's arrays, which its pixel metrics must follow from.
+def pixels(results: Results, record: Record) -> EvidenceArrays:
+    """Return the record's arrays after a check that its pixel metrics follow from them.
 
     Raises:
-        NotMeasured: they are missing, altered, or give other metrics than the record says.
+        NotMeasured: the arrays are missing, altered, or give other metrics than the record holds.
     """
-    path = record.path_of(place.folder, found)
-    arrays = evidence(place, found)
+    path = records.path_of(results.folder, record)
+    arrays = _evidence(results, record)
     if arrays is None:
-        raise NotMeasured(
-            f"{path}: its evidence is missing, without which no pixel metric counts; copy it along"
-        )
-    labels = np.array([image.label for image in found.images])
-    _require_own(path, found, lambda: metrics.pixel_metrics(arrays.maps, arrays.masks))
-    rules, threshold = found.pixel_decisions, found.thresholds.pixel
+        raise NotMeasured(f"{path}: its evidence is missing, and pixel metrics rest on it; copy it along")
+    labels = np.array([image.label for image in record.images])
+    _require_own(path, record, lambda: metrics.pixel_metrics(arrays.maps, arrays.masks))
+    rules, threshold = record.pixel_decisions, record.thresholds.pixel
     if rules is not None:
         _require_own(
-            path, found, lambda: metrics.decision_metrics(arrays.maps, arrays.masks, labels, threshold, rules)
+            path,
+            record,
+            lambda: metrics.decision_metrics(arrays.maps, arrays.masks, labels, threshold, rules),
         )
     return arrays
 
 
-def metric(found: Record, name: str) -> float:
-    """A metric's value.
+def metric(record: Record, name: str) -> float:
+    """Return a metric's value.
 
     Raises:
-        NotMeasured: it is undefined, or the record does not have it.
+        NotMeasured: it is undefined or missing.
     """
-    if name not in found.metrics:
-        reason = found.undefined.get(name, "the record does not have it")
-        raise NotMeasured(f"{found.case.runner} {found.case.category}: {name} undefined: {reason}")
-    return found.metrics[name]
+    if name not in record.metrics:
+        reason = record.undefined.get(name, "the record does not have it")
+        raise NotMeasured(f"{record.case.runner} {record.case.category}: {name} undefined: {reason}")
+    return record.metrics[name]
 
 
-def require_one_host(now: Host, then: Host, what: str) -> None:
-    """Raise `NotMeasured` unless both are the same machine, without which `what` does not compare."""
-    apart = [
+def require_one_machine(now: Host, then: Host, title: str) -> None:
+    """Raise `NotMeasured` unless both were measured on the same machine."""
+    differing = [
         f"{name} {getattr(now, name)!r}, the baseline's {getattr(then, name)!r}"
         for name in machine.apart(now, then)
     ]
-    if apart:
-        raise NotMeasured(f"{what}: measured on another host than its baseline ({'; '.join(apart)})")
+    if differing:
+        raise NotMeasured(f"{title}: measured on another machine than its baseline ({'; '.join(differing)})")
 
 
-def require_counterparts(now: Record, then: Record) -> None:
+def require_comparable(now: Record, then: Record) -> None:
     """Raise `NotMeasured` unless `then` is an earlier measurement of the same detector, case and test data."""
     title = f"{now.case.runner} {now.case.category}"
     if now.detector_sha256 != then.detector_sha256:
         digests = f"detector_sha256 {now.detector_sha256[:12]}, the baseline's {then.detector_sha256[:12]}"
         raise NotMeasured(f"{title}: another detector than the baseline's ({digests})")
-    apart = [
-        f"{name} {mine!r}, the baseline's {theirs!r}"
-        for name, mine in msgspec.structs.asdict(now.case).items()
-        if mine != (theirs := getattr(then.case, name))
+    differing = [
+        f"{name} {value!r}, the baseline's {earlier!r}"
+        for name, value in msgspec.structs.asdict(now.case).items()
+        if value != (earlier := getattr(then.case, name))
     ]
-    if apart:
-        raise NotMeasured(f"{title}: another case than the baseline's ({'; '.join(apart)})")
+    if differing:
+        raise NotMeasured(f"{title}: another case than the baseline's ({'; '.join(differing)})")
     if now.data != then.data or _images(now) != _images(then):
         raise NotMeasured(f"{title}: other test images than the baseline's")
     if now == then:
@@ -145,74 +142,78 @@ def require_counterparts(now: Record, then: Record) -> None:
         )
 
 
-def _images(item: Record) -> list[tuple[str, int]]:
-    return [(image.name, image.label) for image in item.images]
+def _images(record: Record) -> list[tuple[str, int]]:
+    return [(image.name, image.label) for image in record.images]
 
 
-def _only(place: Shelf, find: Find, category: str) -> Record:
-    fitting = [item for item in place.records if item.case.category == category and not _apart(item, find)]
+def _only(results: Results, find: Find, category: str) -> Record:
+    fitting = [
+        record
+        for record in results.records
+        if record.case.category == category and not _differences(record, find)
+    ]
     if len(fitting) == 1:
         return fitting[0]
-    wanted = f"{find.detector} {find.backbone} on {find.dataset} {category}, {find.backend} {find.variant}"
+    case = f"{find.detector} {find.backbone} on {find.dataset} {category}, {find.backend} {find.variant}"
     if fitting:
         raise NotMeasured(
-            f"{place.folder}: {len(fitting)} records fit {wanted}: they differ in {_differing(fitting)}; name it in `find`"
+            f"{results.folder}: {len(fitting)} records fit {case}: they differ in {_differing(fitting)}; name it in `find`"
         )
     nearest = min(
-        place.records,
-        key=lambda item: (item.case.category != category, len(_apart(item, find))),
+        results.records,
+        key=lambda record: (record.case.category != category, len(_differences(record, find))),
         default=None,
     )
     if nearest is None:
-        raise NotMeasured(f"{place.folder}: no record of {wanted}; there are no records at all")
-    differences = _apart(nearest, find)
+        raise NotMeasured(f"{results.folder}: no record of {case}; there are no records at all")
+    differences = _differences(nearest, find)
     if nearest.case.category != category:
         differences = [f"category {nearest.case.category!r}", *differences]
-    raise NotMeasured(f"{place.folder}: no record of {wanted}; the nearest has {', '.join(differences)}")
+    raise NotMeasured(f"{results.folder}: no record of {case}; the nearest has {', '.join(differences)}")
 
 
-def _apart(item: Record, find: Find) -> list[str]:
-    """What of a record is not as the rule says, the category aside."""
-    apart = [
-        f"{name} {getattr(item.case, name)!r}"
+def _differences(record: Record, find: Find) -> list[str]:
+    """Return the record's values that are not as the rule says, except the category."""
+    differences = [
+        f"{name} {getattr(record.case, name)!r}"
         for name in NAMED
-        if getattr(item.case, name) != getattr(find, name)
+        if getattr(record.case, name) != getattr(find, name)
     ]
-    apart += [
-        f"{name} {getattr(item.case, name)}"
+    differences += [
+        f"{name} {getattr(record.case, name)}"
         for name in ("batch_size", "threads")
-        if getattr(find, name) not in (None, getattr(item.case, name))
+        if getattr(find, name) not in (None, getattr(record.case, name))
     ]
-    if find.detector_sha256 is not None and not item.detector_sha256.startswith(find.detector_sha256):
-        apart.append(f"detector_sha256 {item.detector_sha256[:12]}")
-    return apart
+    if find.detector_sha256 is not None and not record.detector_sha256.startswith(find.detector_sha256):
+        differences.append(f"detector_sha256 {record.detector_sha256[:12]}")
+    return differences
 
 
 def _differing(fitting: Sequence[Record]) -> str:
     facts = [
         {
-            **msgspec.structs.asdict(item.case),
-            "detector_sha256": item.detector_sha256[:12],
-            "test data": item.data.fingerprint[:12] if item.data else None,
+            **msgspec.structs.asdict(record.case),
+            "detector_sha256": record.detector_sha256[:12],
+            "test data": record.data.fingerprint[:12] if record.data else None,
         }
-        for item in fitting
+        for record in fitting
     ]
     return ", ".join(name for name in facts[0] if len({str(fact[name]) for fact in facts}) > 1)
 
 
-def _require_own(path: Path, found: Record, measure: Callable[[], Metrics]) -> None:
-    """Raise `NotMeasured` unless the record's metrics are those that its own scores or maps give."""
+def _require_own(path: Path, record: Record, measure: Callable[[], Metrics]) -> None:
+    """Raise `NotMeasured` unless the record's metrics follow from its own scores or maps."""
     try:
         right = measure()
     except (HarnessError, ValueError) as error:
         raise NotMeasured(f"{path}: {error}") from error
     for name in right.undefined:
-        if name in found.metrics:
+        if name in record.metrics:
             raise NotMeasured(
-                f"{path}: {name} {found.metrics[name]} is undefined by its own images; bench again"
+                f"{path}: {name} {record.metrics[name]} is undefined by its own images; bench again"
             )
     for name, value in right.values.items():
-        if abs(found.metrics.get(name, value) - value) > _SAME:
+        if abs(record.metrics.get(name, value) - value) > _SAME:
             raise NotMeasured(
-                f"{path}: {name} {found.metrics[name]}, its own images give {value}; bench again"
+                f"{path}: {name} {record.metrics[name]}, its own images give {value}; bench again"
             )

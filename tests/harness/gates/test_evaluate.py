@@ -54,7 +54,7 @@ def test_the_limit_itself_is_allowed(bench: Bench, rule: str, verdict: str) -> N
     base.scores[:] = [1, 3, 2, 4]  # one of four pairs is ranked wrongly
     add(bench.results, base)
     assert bench.message(BOUND.replace("at_least = 0.9", rule)).startswith(
-        f"{verdict}: image_auroc 0.75, asked"
+        f"{verdict}: image_auroc 0.75, required"
     )
 
 
@@ -66,7 +66,7 @@ def test_each_category_is_judged_or_their_mean(bench: Bench) -> None:
     each = bench.judge(BOUND.replace("0.9", "0.75") + CATEGORIES)
     assert [check.verdict for check in each.outcomes[0].checks] == ["passed", "failed"]
     mean = BOUND.replace("each", "mean") + CATEGORIES
-    assert bench.message(mean.replace("0.9", "0.75")) == "passed: image_auroc 0.75, asked for at least 0.75"
+    assert bench.message(mean.replace("0.9", "0.75")) == "passed: image_auroc 0.75, required: at least 0.75"
     assert bench.message(mean.replace("0.9", "0.76")).startswith("failed")
 
 
@@ -82,7 +82,7 @@ def test_images_per_second_are_the_inverse_of_the_mean_time(bench: Bench) -> Non
     for category, ms in (("bottle", 20.0), ("cable", 80.0)):
         add(bench.results, latency_samples_ms={"infer_head": [ms] * 80}, case={"category": category})
     message = bench.message(SPEED + "at_least = 20\n" + CATEGORIES)
-    assert message == "passed: images_per_second (infer_head) 20, asked for at least 20"
+    assert message == "passed: images_per_second (infer_head) 20, required: at least 20"
     assert bench.message(SPEED + "at_least = 20.001\n" + CATEGORIES).startswith("failed")
 
 
@@ -183,7 +183,7 @@ def test_a_ratio_is_judged_by_its_interval(bench: Bench, ratio: float, between: 
     write_run(bench.results.folder, [timed(ratio, between=between)])
     message = bench.message(LATENCY)
     assert message.startswith(f"{verdict}: ours takes ")
-    assert ("too noisy to tell" in message) == (verdict == "not measured")
+    assert ("too noisy to decide" in message) == (verdict == "not measured")
 
 
 def test_a_ratio_below_the_limit_is_not_enough(bench: Bench) -> None:
@@ -255,9 +255,7 @@ def test_a_reason_that_categories_share_is_said_once(bench: Bench, over: str) ->
     categories = 'find.categories = ["bottle", "cable", "wood", "tile"]\n'
     report = gate(bench.rules(BOUND.replace("each", over) + categories), bench.results.folder)
     text = "\n".join(lines(report))
-    assert (
-        text.count("the nearest has category 'widget', detector 'stpm' (and 2 more alike: cable, tile)") == 1
-    )
+    assert text.count("the nearest has category 'widget', detector 'stpm' (also cable, tile)") == 1
     assert text.count("the nearest has") == 2  # wood has a record of its own
     if over == "each":
         assert [check.about for check in report.outcomes[0].checks] == ["bottle", "cable", "wood", "tile"]

@@ -116,7 +116,7 @@ def test_a_session_without_interleaved_tests_writes_only_when_asked(pytester: py
 @pytest.fixture
 def processes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A benchmark whose second process ends as `how` says; an earlier session has measured it."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makepyfile(
         f"""
         import os, signal
@@ -247,7 +247,8 @@ def test_a_simulated_session_marks_what_it_measures(pytester: pytest.Pytester, t
     assert benchmark.simulated
 
 
-def test_records_and_gates_are_at_hand(pytester: pytest.Pytester, bench: Bench) -> None:
+def test_records_and_gates_are_at_hand(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    bench = Bench(folder=tmp_path)
     add(bench.results)
     good = bench.rules(BOUND)
     bad = bench.folder / "bad.toml"
