@@ -127,15 +127,22 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def read_json(path: Path, kind: type[T], *, schema: int, error: type[HarnessError], remedy: str) -> T:
-    """Read a JSON document of `kind` strictly; `error` says where it is wrong and then the `remedy`."""
+    """Read a JSON document of `kind` strictly; `error` says where it is wrong, then the `remedy`."""
+    return read_document(path, kind, schema=schema, error=error, remedy=remedy)[0]
+
+
+def read_document(
+    path: Path, kind: type[T], *, schema: int, error: type[HarnessError], remedy: str
+) -> tuple[T, dict[str, Any]]:
+    """As `read_json`, with the object of the file itself, in which absent keys are absent."""
     name = kind.__name__.lower()
     name = f"an {name}" if name[0] in "aeiou" else f"a {name}"
     try:
-        data = path.read_bytes()
-        found = msgspec.json.decode(data, type=_Versioned).schema
-        if found != schema:
-            raise error(f"{path}: schema {found}, this harness reads {schema}; {remedy}")
-        return msgspec.json.decode(data, type=kind)
+        document = msgspec.json.decode(path.read_bytes())
+        version = msgspec.convert(document, _Versioned).schema
+        if version != schema:
+            raise error(f"{path}: schema {version}, this harness reads {schema}; {remedy}")
+        return msgspec.convert(document, kind), document
     except (OSError, UnicodeDecodeError, RecursionError, msgspec.DecodeError) as problem:
         raise error(f"{path}: not {name} of this harness: {problem}; {remedy}") from problem
 

@@ -6,7 +6,6 @@ run twice unless asked, and never overwritten by another. Undefined is absent wi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -254,19 +253,14 @@ def read(path: Path) -> Record:
         RecordError: no file, not JSON, another schema, unknown or missing keys, a wrong type; says where.
     """
     remedy = "bench the case again, or move the file away"
-    found = storage.read_json(path, Record, schema=SCHEMA, error=RecordError, remedy=remedy)
-    wrong = _contradiction(path, found) or (
-        None if _is_unaltered(path) else "it has another digest, record_sha256"
-    )
+    record, document = storage.read_document(path, Record, schema=SCHEMA, error=RecordError, remedy=remedy)
+    wrong = _contradiction(path, record)
+    # The digest is of the keys and values: layout and order of the keys do not matter.
+    if wrong is None and document.pop("record_sha256", None) != storage.sha256_of_json(document):
+        wrong = "it has another digest, record_sha256"
     if wrong:
         raise RecordError(f"{path}: edited or renamed: {wrong}; {remedy}")
-    return msgspec.structs.replace(found, record_sha256=None)
-
-
-def _is_unaltered(path: Path) -> bool:
-    """Whether the file of a record holds what `write` wrote; layout and order of the keys do not matter."""
-    document = json.loads(path.read_bytes())
-    return bool(document.pop("record_sha256", None) == storage.sha256_of_json(document))
+    return msgspec.structs.replace(record, record_sha256=None)
 
 
 def _contradiction(path: Path, record: Record) -> str | None:
