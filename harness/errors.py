@@ -17,6 +17,8 @@ import difflib
 from collections.abc import Iterable
 
 DISTRIBUTION = "anomaly-parity-harness"
+MOST_LISTED = 8
+"""Names that a message lists if no command lists them."""
 
 
 class HarnessError(Exception):
@@ -72,9 +74,22 @@ class MissingExtra(Unavailable):
         )
 
 
-def unknown(family: str, name: str, known: Iterable[str]) -> str:
-    """A message for a name nobody knows."""
+def unknown(family: str, name: str, known: Iterable[str], list_command: str = "") -> str:
+    """A message for an unknown name: up to three near misses, and how to see all names.
+
+    Args:
+        family: What the name should be, for example `backend`.
+        name: The unknown name.
+        known: All names of the family.
+        list_command: Prints them, for example `python -m harness backends`. Without it, the message lists up to
+            `MOST_LISTED` names.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {family} {name!r}{hint} (known: {', '.join(names)})"
+    near = [repr(other) for other in difflib.get_close_matches(name, names, n=3)]
+    alternatives = " or ".join([*filter(None, [", ".join(near[:-1])]), *near[-1:]])
+    hint = f"; did you mean {alternatives}?" if near else ""
+    more = f", … ({len(names)} in all)" if len(names) > MOST_LISTED else ""
+    everything = f"known: {', '.join(names[:MOST_LISTED])}{more}"
+    if list_command:
+        everything = f"{len(names)} are known: {list_command}"
+    return f"unknown {family} {name!r}{hint} ({everything})"

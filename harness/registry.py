@@ -92,6 +92,8 @@ STAGES = {
     "blame_rerun": "harness.blame.nodes.reproducer:rerun",
 }
 OUR_PACKAGES = ("backends", "exporters")
+LIST_COMMANDS = {"backend": "python -m harness backends"}
+"""Family → the command that lists its names."""
 
 
 def backend_names() -> tuple[str, ...]:
@@ -118,7 +120,7 @@ def resolve(family: str, name: str, table: Mapping[str, str]) -> Any:
         UsageError: an unknown name, with the nearest known one.
     """
     if name not in table:
-        raise UsageError(unknown(family, name, table))
+        raise UsageError(unknown(family, name, table, LIST_COMMANDS.get(family, "")))
     module, _, attribute = table[name].partition(":")
     _check_owner(module)
     return getattr(importlib.import_module(module), attribute)

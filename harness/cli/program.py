@@ -98,7 +98,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         _add_options(arguments[0], command)
         options = command.parse_args(arguments[1:])
     elif arguments and not arguments[0].startswith("-"):
-        raise UsageError(unknown("command", arguments[0], COMMANDS))
+        raise UsageError(unknown("command", arguments[0], COMMANDS, "python -m harness --help"))
     else:  # help, version, or no command
         options = _program(dict)[0].parse_args(arguments)
     options.arguments = tuple(arguments)

@@ -149,7 +149,8 @@ def settings(detector: str, given: Mapping[str, Any]) -> Settings:
     kind = _SETTINGS[detector]
     for name in given:
         if name not in kind.__struct_fields__:
-            raise UsageError(errors.unknown(f"setting of {detector}", name, kind.__struct_fields__))
+            command = f"python -m harness settings {detector}"
+            raise UsageError(errors.unknown(f"setting of {detector}", name, kind.__struct_fields__, command))
     values = {
         name: value.split(",") if name == "layers" and isinstance(value, str) else value
         for name, value in given.items()

@@ -238,7 +238,10 @@ def test_an_unknown_backend_is_wrong_use_and_the_nearest_one_is_named(
 ) -> None:
     assert cli.main(bench(tiny, tmp_path / "out", "onnxruntime_cpu", more=("--json",))) == 2
     shown = capsys.readouterr()
-    message = "unknown backend 'onnxruntime_cpu'; did you mean 'onnxruntime-cpu'?"
+    message = (
+        "unknown backend 'onnxruntime_cpu'; "
+        "did you mean 'onnxruntime-cpu', 'onnxruntime-gpu' or 'onnxruntime-cann'?"
+    )
     assert message in shown.err
     assert message in json.loads(shown.out)["error"]
 

@@ -318,7 +318,7 @@ def test_a_draft_leaves_out_metadata_that_cannot_be_and_says_so(tmp_path: Path) 
         "its metadata 'harness.sise' is '3'",
         "its metadata 'harness.range' is 'percent'",
     ]
-    assert "did you mean 'size'?" in wrong[0]
+    assert "did you mean 'size' or 'resize'?" in wrong[0]
 
 
 def test_declarations_become_the_steps_of_the_host(tmp_path: Path) -> None:
