@@ -223,7 +223,13 @@ def _listed(values: dict[str, str]) -> str:
 
 def _level_row(level: LevelReport, by_float32: Verdict) -> tuple[str, ...]:
     needed = level.numbers.get("tolerance_needed")
-    tolerances = {name: value for name, value in level.tolerance.items() if name != "absolute"}
+    tolerances = [
+        f"{value:g} of the range of good scores"
+        if name == "of_range"
+        else f"{COMPARED_METRICS.get(name, name)} {value:g}"
+        for name, value in level.tolerance.items()
+        if name != "absolute"
+    ]
     measured = [
         f"{text} {value:.6g}{f' ({level.images[name]})' if name in level.images else ''}"
         for name, text in _SHOWN.items()
@@ -234,7 +240,7 @@ def _level_row(level: LevelReport, by_float32: Verdict) -> tuple[str, ...]:
         level.verdict,
         by_float32,
         "" if needed is None else f"{needed:.2g}",
-        ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in tolerances.items()) or "equal",
+        ", ".join(tolerances) or "equal",
         ", ".join(measured),
     )
 

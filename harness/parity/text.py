@@ -17,7 +17,7 @@ from harness.types import MARKS, Case
 
 _HEADER = ("category", "inputs", "tensors", "scores", "maps", "rank corr.", "decisions", "metrics", "verdict")
 _LEGEND = (
-    'Each cell shows the tolerance that would just pass; the row "allowed" shows the tolerance.',
+    "a cell shows the smallest tolerance that would pass, the row 'allowed' the tolerance that judges",
     "tensors: the larger of an output's largest difference / its largest value and its relative L2 error",
     "scores, maps: largest difference / range of the reference's scores of good images",
     "decisions: images decided differently at the frozen threshold; metrics: largest change of AUROC or AUPRO",

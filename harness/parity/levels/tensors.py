@@ -172,7 +172,11 @@ def _message(difference: TensorDifference, allowed: float, names: tuple[str, str
 
 
 class _Sums:
-    """Sums over the values of one output; in float64, in which no sum of float32 products overflows."""
+    """Sums over the values of one output, image by image, so that no output is held in memory for all images.
+
+    They are float64, in which no sum of float32 products overflows. The largest difference over the largest value is
+    `harness.metrics.differences.relative_difference` of all images together.
+    """
 
     def __init__(self, output: str) -> None:
         self.output = output

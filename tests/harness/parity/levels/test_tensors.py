@@ -13,6 +13,7 @@ import pytest
 from harness import parity, storage
 from harness.detector.artifact import TensorSpec, Variant
 from harness.errors import HarnessError, RecordError, UsageError
+from harness.metrics.differences import relative_difference
 from harness.parity import LevelReport, Limits, PairReport, TensorDifference, compare
 from harness.records import outputs, record
 from harness.records.record import Record, Source, StoredOutputs
@@ -343,6 +344,17 @@ def test_a_tolerance_for_an_output_that_nobody_compared_is_refused(results: Resu
     pair_of(bare, None, None)
     with pytest.raises(UsageError, match="no outputs were compared"):
         parity.parity(bare.folder, reference="reference", limits=Limits(outputs={"embedding": 1e-3}))
+
+
+def test_the_tolerance_needed_is_the_relative_difference_of_all_images_together(results: Results) -> None:
+    random = np.random.default_rng(3)
+    one = random.normal(size=(IMAGES, 50)).astype(np.float32)
+    two = one.copy()
+    two[3, 7] += np.float32(0.5)
+    difference = only(pair_of(results, {"f": one}, {"f": two}))
+    assert difference.tolerance_needed == relative_difference(two, expected=one)
+    assert difference.relative_l2 is not None
+    assert difference.relative_l2 < relative_difference(two, expected=one)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
