@@ -57,7 +57,7 @@ def statuses(folder: Path) -> dict[str, str]:
     }
 
 
-def test_only_what_passed_is_measured(tests: pytest.Pytester) -> None:
+def test_only_passed_tests_are_measured(tests: pytest.Pytester) -> None:
     tests.runpytest(*PLUGIN)
     assert statuses(tests.path / "results") == {
         "test_passes": "measured",
@@ -71,7 +71,7 @@ def test_only_what_passed_is_measured(tests: pytest.Pytester) -> None:
     assert [len(process.subject_ms) for process in benchmark.processes] == [10]
 
 
-def test_benchmark_only_runs_what_asks_for_both(tests: pytest.Pytester) -> None:
+def test_benchmark_only_runs_tests_with_both_fixtures(tests: pytest.Pytester) -> None:
     result = tests.runpytest(*PLUGIN, "--benchmark-only")
     result.assert_outcomes(passed=1, skipped=5)
     assert statuses(tests.path / "results") == {"test_kernel": "measured"}
@@ -97,7 +97,7 @@ def test_benchmarks_that_are_disabled_or_skipped_measure_nothing(tests: pytest.P
     assert statuses(tests.path / "results") == {}
 
 
-def test_what_an_earlier_session_measured_is_gone(tests: pytest.Pytester) -> None:
+def test_the_measurements_of_an_earlier_session_are_removed(tests: pytest.Pytester) -> None:
     tests.runpytest(*PLUGIN)
     tests.runpytest(*PLUGIN, "--collect-only")
     assert "test_passes" in statuses(tests.path / "results")
@@ -105,7 +105,7 @@ def test_what_an_earlier_session_measured_is_gone(tests: pytest.Pytester) -> Non
     assert statuses(tests.path / "results") == {}
 
 
-def test_a_session_without_interleaved_tests_writes_only_when_asked(pytester: pytest.Pytester) -> None:
+def test_a_session_without_interleaved_tests_writes_only_with_the_option(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_plain(): pass")
     pytester.runpytest(*PLUGIN).assert_outcomes(passed=1)
     assert not (pytester.path / "results").exists()
@@ -164,7 +164,7 @@ def test_a_process_that_fails_or_is_killed_leaves_nothing_measured(
     assert [path.name for path in (processes.path / "results").rglob("*.*")] == ["interleaved.json"]
 
 
-def test_what_one_process_skips_has_failed(
+def test_a_benchmark_that_one_process_skips_has_failed(
     processes: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOW", "skip")
@@ -183,7 +183,7 @@ def test_processes_that_run_no_tests_measure_nothing(processes: pytest.Pytester)
     assert statuses(processes.path / "results") == {}
 
 
-def test_there_is_at_least_one_process(processes: pytest.Pytester) -> None:
+def test_fewer_than_one_process_is_refused(processes: pytest.Pytester) -> None:
     result = processes.runpytest(*PLUGIN, "--interleaved-processes=0")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: --interleaved-processes 0: at least 1 is needed"])
@@ -201,7 +201,7 @@ def test_one_comparison_per_test(pytester: pytest.Pytester) -> None:
     assert statuses(pytester.path / "results") == {"test_two": "failed"}
 
 
-def test_sessions_run_close_and_skip_with_the_adapters_reason(pytester: pytest.Pytester, tiny: Tiny) -> None:
+def test_sessions_run_close_and_skip_with_the_backends_reason(pytester: pytest.Pytester, tiny: Tiny) -> None:
     pytester.makepyfile(
         f"""
         from pathlib import Path
@@ -247,7 +247,7 @@ def test_a_simulated_session_marks_what_it_measures(pytester: pytest.Pytester, t
     assert benchmark.simulated
 
 
-def test_records_and_gates_are_at_hand(pytester: pytest.Pytester, tmp_path: Path) -> None:
+def test_records_and_gates_are_fixtures(pytester: pytest.Pytester, tmp_path: Path) -> None:
     bench = Bench(folder=tmp_path)
     add(bench.results)
     good = bench.rules(BOUND)

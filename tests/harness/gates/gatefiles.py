@@ -53,7 +53,7 @@ class Bench:
         return Results(folder=self.folder / "baseline")
 
     def rules(self, *rules: str, find: str = FIND) -> Path:
-        """Write a file of rules; each is given without its name."""
+        """Write a file of rules; `rules` are their texts without a name."""
         path = self.folder / "rules.toml"
         named = [f'[[rule]]\nname = "rule {index}"\n{rule}' for index, rule in enumerate(rules)]
         path.write_text("\n".join(['baseline = "baseline"', find, *named]))
@@ -63,13 +63,13 @@ class Bench:
         return gate(self.rules(*rules, find=find), self.results.folder)
 
     def message(self, *rules: str, find: str = FIND) -> str:
-        """The verdict of the first thing the first rule looks at, and what is said of it."""
+        """Return verdict and message of the first check of the first rule."""
         check = self.judge(*rules, find=find).outcomes[0].checks[0]
         return f"{check.verdict}: {check.message}"
 
 
 def add(results: Results, scores: Outputs | None = None, **changes: Any) -> Record:
-    """A sound record of onnxruntime-cpu, with times, memory and model size; `changes` replace its fields."""
+    """Add a valid record of onnxruntime-cpu, with times, memory and model size; `changes` replace its fields."""
     scores = outputs(good=40, defective=40) if scores is None else scores
     times = {stage: [10.0] * len(scores.labels) for stage in ("infer_head", "total")}
     sound = {"latency_samples_ms": times, "peak_memory_bytes": 100_000_000, "model_bytes": 1_000_000}
@@ -87,7 +87,7 @@ def timed(
     seed: int = 0,
     **changes: Any,
 ) -> Interleaved:
-    """Subject and control with lognormal times, whose medians have this ratio, about.
+    """Return a benchmark with lognormal times; the ratio of the medians is about `ratio`.
 
     The ratio varies by `between` from process to process, the samples by `spread`. Of `changes`, `calls`, `subject_ms`
     and `control_ms` are those of the last process.
@@ -111,7 +111,7 @@ def timed(
 def process(
     ratio: float, random: np.random.Generator, *, blocks: int = 30, samples: int = 5, spread: float = 0.02
 ) -> Process:
-    drift = random.lognormal(0, 0.3, size=(blocks, 1))  # hits both sides of a block alike
+    drift = random.lognormal(0, 0.3, size=(blocks, 1))  # the same for subject and control of a block
     noise = random.lognormal(0, spread, size=(2, blocks, samples))
     return Process(calls=(1, 1), subject_ms=rows(ratio * drift * noise[0]), control_ms=rows(drift * noise[1]))
 
@@ -123,7 +123,7 @@ def rows(times: Any) -> tuple[tuple[float, ...], ...]:
 def write_run(
     folder: Path, benchmarks: Iterable[Interleaved], *, host: Host = HOST, finished: str = "later"
 ) -> Path:
-    """A run of benchmarks as the plugin leaves it, from any host."""
+    """Write a run of benchmarks as the plugin writes it, from any machine."""
     path = folder / interleaved.FILE
     document = {
         "schema": interleaved.SCHEMA,

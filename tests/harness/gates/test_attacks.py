@@ -1,4 +1,4 @@
-"""What must never pass: every attack turns a gate that passes into one that does not."""
+"""Attacks: each changes the files of a gate that passes, which must not pass any more."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SIMULATED = Device(device="npu", runtime={}, options={}, simulated=True)
 
 @pytest.fixture
 def good(bench: Bench) -> Bench:
-    """Everything that `ALL` asks for, and all of it good enough."""
+    """All records and benchmarks of the rules `ALL`, which pass with them."""
     add(bench.baseline, finished="2024-01-01T00:00:00+00:00")
     add(bench.results)
     add(bench.results, backend="mindspore-cpu", case={"variant": "mindir-fp32"})
@@ -55,7 +55,7 @@ def exit_code(bench: Bench, *rules: str) -> int:
 
 
 def require_nothing_measured(bench: Bench) -> None:
-    """Every rule over records is not measured by itself, and so is the whole."""
+    """Require that every rule over records, and the gate, is not measured."""
     report = bench.judge(*OF_RECORDS)
     assert [outcome.verdict for outcome in report.outcomes] == ["not measured"] * len(OF_RECORDS)
     assert exit_code(bench, *OF_RECORDS) == 3
@@ -67,7 +67,7 @@ def file_of(bench: Bench, backend: str = "onnxruntime-cpu") -> Path:
 
 
 def edit(path: Path, change: Callable[[Any], object], *, seal: str | None = None) -> None:
-    """Edit a JSON file by hand; with `seal`, its digest is brought up to date as only a forger would."""
+    """Edit a JSON file by hand; with `seal`, its digest is updated too, as a forger would do."""
     document = json.loads(path.read_text())
     change(document)
     if seal is not None:
@@ -135,7 +135,7 @@ def test_another_detector_is_not_measured(good: Bench, rule: str) -> None:
     assert exit_code(good, rule) == 3
 
 
-def test_two_detectors_are_one_too_many(good: Bench) -> None:
+def test_records_of_two_detectors_are_not_measured(good: Bench) -> None:
     add(good.results, detector_sha256="c" * 64)
     require_nothing_measured(good)
 
@@ -145,8 +145,8 @@ def test_a_newer_failure_supersedes(good: Bench) -> None:
     require_nothing_measured(good)
 
 
-def test_a_file_that_cannot_be_read_keeps_all_from_passing(good: Bench) -> None:
-    """It may be a newer record."""
+def test_an_unreadable_file_keeps_the_gate_from_passing(good: Bench) -> None:
+    """The file may be a newer record."""
     (good.results.folder / "stray.json").write_text("{}")
     assert exit_code(good, BOUND) == 3
     (good.results.folder / "stray.json").rename(good.baseline.folder / "stray.json")
@@ -160,11 +160,11 @@ def test_another_detector_than_the_one_named_is_not_measured(good: Bench) -> Non
     assert exit_code(good, named.format("c" * 12)) == 3
 
 
-def test_memory_beside_a_baseline_of_another_host_is_not_measured(good: Bench) -> None:
+def test_memory_against_a_baseline_of_another_machine_is_not_measured(good: Bench) -> None:
     shutil.rmtree(good.baseline.folder)
     add(good.baseline, host=HOST_AWAY, finished="2024-01-01T00:00:00+00:00")
     assert exit_code(good, MEMORY) == 3
-    assert exit_code(good, SIZE, NONINFERIOR) == 0  # which no host changes
+    assert exit_code(good, SIZE, NONINFERIOR) == 0  # which do not depend on the machine
 
 
 @pytest.mark.parametrize("rule", [NONINFERIOR, MEMORY, SIZE])
@@ -262,7 +262,7 @@ def test_a_benchmark_that_is_there_twice_is_not_measured(good: Bench) -> None:
 
 @pytest.mark.parametrize("rule", [LATENCY, RELATIVE])
 def test_too_few_processes_are_not_measured(good: Bench, rule: str) -> None:
-    """However many blocks they hold, and however clear the ratio."""
+    """This holds with many blocks and a clear ratio too."""
     few = timed(0.1, blocks=100, processes=ratios.MINIMUM_PROCESSES - 1)
     write_run(good.results.folder, [few])
     assert good.message(rule).startswith("not measured: b.py::test: 4 processes are too few")
@@ -293,7 +293,7 @@ def test_an_edited_run_of_benchmarks_is_not_measured(good: Bench) -> None:
     assert exit_code(good, LATENCY) == 3
 
 
-def test_benchmarks_beside_those_of_another_host_are_not_measured(good: Bench) -> None:
+def test_benchmarks_against_those_of_another_machine_are_not_measured(good: Bench) -> None:
     write_run(good.baseline.folder, [timed(1.0, seed=1)], host=HOST_AWAY)
     assert exit_code(good, RELATIVE) == 3
     assert exit_code(good, LATENCY) == 0
@@ -324,13 +324,13 @@ def test_parity_with_a_simulated_reference_is_not_measured(good: Bench) -> None:
     assert exit_code(good, PARITY + "allow_simulated = true\n") == 0
 
 
-def test_no_rules_are_not_a_pass(good: Bench) -> None:
+def test_a_file_without_rules_does_not_pass(good: Bench) -> None:
     assert exit_code(good) == 3
     (good.folder / "empty.toml").write_text("")
     assert main(["gate", str(good.folder / "empty.toml"), "--results", str(good.results.folder)]) == 3
 
 
-def test_results_are_no_baseline_of_themselves(good: Bench) -> None:
+def test_results_cannot_be_their_own_baseline(good: Bench) -> None:
     path = good.rules(BOUND)
     path.write_text(path.read_text().replace('baseline = "baseline"', 'baseline = "results"'))
     assert main(["gate", str(path), "--results", str(good.results.folder)]) == 2

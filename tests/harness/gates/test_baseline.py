@@ -31,7 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_baseline_holds_what_the_rules_compare_with_and_no_more(bench: Bench) -> None:
+def test_a_baseline_holds_exactly_the_files_that_its_rules_need(bench: Bench) -> None:
     added = add(bench.results)
     add(bench.results, case={"category": "cable"})
     write_run(bench.results.folder, [timed(1.0)])
@@ -55,7 +55,9 @@ def test_files_are_copied_as_they_are_and_come_out_the_same_twice(bench: Bench) 
     assert contents(bench.baseline.folder) == once
 
 
-def test_an_update_says_what_went_and_what_came(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_update_returns_the_removed_and_the_new_lines(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     add(bench.results)
     rules = str(bench.rules(MEMORY))
     main(["baseline", "update", rules, "--results", str(bench.results.folder)])
@@ -69,7 +71,7 @@ def test_an_update_says_what_went_and_what_came(bench: Bench, capsys: pytest.Cap
     assert " | 250.0 | 1.0 | bench | " in come
 
 
-def test_a_new_measurement_passes_beside_the_updated_baseline(bench: Bench) -> None:
+def test_a_new_measurement_passes_against_the_updated_baseline(bench: Bench) -> None:
     add(bench.results)
     rules = bench.rules(MEMORY, NONINFERIOR, PIXELS)
     update(rules, bench.results.folder)
@@ -88,7 +90,9 @@ def test_a_new_measurement_passes_beside_the_updated_baseline(bench: Bench) -> N
     ],
     ids=["failed", "missing", "undefined", "a category missing", "no benchmarks"],
 )
-def test_what_is_not_measured_changes_no_baseline(bench: Bench, rule: str, changes: dict[str, Any]) -> None:
+def test_records_that_are_not_measured_change_no_baseline(
+    bench: Bench, rule: str, changes: dict[str, Any]
+) -> None:
     add(bench.results)
     update(bench.rules(MEMORY), bench.results.folder)
     before = contents(bench.baseline.folder)
@@ -117,7 +121,7 @@ def test_a_folder_of_something_else_is_not_replaced(bench: Bench) -> None:
     assert contents(bench.baseline.folder) == {"thesis.txt": b"years of work"}
 
 
-def test_rules_that_compare_with_nothing_have_no_baseline(bench: Bench) -> None:
+def test_rules_that_need_no_baseline_cannot_update_one(bench: Bench) -> None:
     add(bench.results)
     with pytest.raises(UsageError, match="no rule compares with a baseline"):
         update(bench.rules(BOUND, LATENCY), bench.results.folder)

@@ -1,4 +1,4 @@
-"""What rules find: both sides of every limit."""
+"""The verdict of every kind of rule, just within and just beyond its limit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPEED = 'kind = "bound"\nvalue = "images_per_second"\nstage = "infer_head"\nof =
 
 
 def noisy(*, shift: float, seed: int = 0, count: int = 150) -> Outputs:
-    """Overlapping scores, whose AUROC grows with the shift of the defective ones."""
+    """Return overlapping scores; their AUROC grows with the shift of the defective ones."""
     plain = outputs(good=count, defective=count)
     scores = np.random.default_rng(seed).normal(size=2 * count) + shift * plain.labels
     return Outputs(scores=scores, labels=plain.labels, maps=plain.maps, masks=plain.masks)
@@ -78,7 +78,7 @@ def test_a_mean_without_one_of_its_categories_is_not_measured(bench: Bench) -> N
 
 
 def test_images_per_second_are_the_inverse_of_the_mean_time(bench: Bench) -> None:
-    """Categories of 20 and 80 ms per image come to 50 ms, which is 20 images per second, not (50 + 12.5) / 2."""
+    """Categories of 20 and 80 ms per image have a mean of 50 ms: 20 images per second, not (50 + 12.5) / 2."""
     for category, ms in (("bottle", 20.0), ("cable", 80.0)):
         add(bench.results, latency_samples_ms={"infer_head": [ms] * 80}, case={"category": category})
     message = bench.message(SPEED + "at_least = 20\n" + CATEGORIES)
@@ -109,7 +109,7 @@ def test_a_record_without_the_value_is_not_measured(bench: Bench) -> None:
 
 
 def test_a_metric_is_judged_by_its_interval(bench: Bench) -> None:
-    """The same difference of the paired scores passes a wide margin, and does not show a narrow one."""
+    """One interval passes a wide margin and is too wide for a narrow one."""
     before, now = noisy(shift=1.5), noisy(shift=1.5)
     now.scores[:] += np.random.default_rng(1).normal(scale=0.2, size=300)
     add(bench.baseline, before, finished=EARLIER)
@@ -201,7 +201,7 @@ def test_the_ratio_of_each_process_is_shown(bench: Bench) -> None:
     assert f"over 5 processes: {shown})" in bench.message(LATENCY)
 
 
-def test_other_masks_than_the_baselines_are_not_measured(bench: Bench) -> None:
+def test_masks_that_differ_from_the_baselines_are_not_measured(bench: Bench) -> None:
     before, now = outputs(), outputs()
     now.masks[-1, 0, 0] = True
     add(bench.baseline, before, finished=EARLIER)
@@ -210,7 +210,7 @@ def test_other_masks_than_the_baselines_are_not_measured(bench: Bench) -> None:
 
 
 def test_significance_without_the_minimum_effect_does_not_fail(bench: Bench) -> None:
-    """5 % slower beyond doubt, where 10 % are too little to matter."""
+    """The subject is certainly 5 % slower, and up to 10 % do not matter."""
     write_run(bench.results.folder, [timed(1.05, spread=0.005, blocks=100)])
     assert bench.message(LATENCY).startswith("passed")
     assert bench.message(LATENCY.replace("effect = 0.1", "effect = 0.01")).startswith("failed")
@@ -219,13 +219,13 @@ def test_significance_without_the_minimum_effect_does_not_fail(bench: Bench) -> 
 @pytest.mark.parametrize(
     ("then", "now", "verdict"), [(2.0, 2.0, "passed"), (2.0, 2.6, "failed"), (2.0, 1.0, "passed")]
 )
-def test_a_ratio_is_judged_beside_the_baselines(bench: Bench, then: float, now: float, verdict: str) -> None:
+def test_a_ratio_is_judged_against_the_baselines(bench: Bench, then: float, now: float, verdict: str) -> None:
     write_run(bench.baseline.folder, [timed(then, seed=1)], finished="earlier")
     write_run(bench.results.folder, [timed(now, seed=2)])
     assert bench.message(RELATIVE).startswith(f"{verdict}: ours over theirs is ")
 
 
-def test_what_is_missing_is_named_with_what_lies_nearest(bench: Bench) -> None:
+def test_a_missing_record_is_named_with_the_nearest_one(bench: Bench) -> None:
     add(bench.results, case={"threads": 4})
     message = bench.message(BOUND + "find.threads = 2\n")
     assert "no record of padim resnet18 on mvtec bottle, onnxruntime-cpu onnx-fp32" in message
@@ -245,11 +245,11 @@ def test_masks_read_by_another_rule_must_be_named(bench: Bench) -> None:
     named = rule + 'find.mask_threshold = 0\nfind.mask_resize = "dilated"\n'
     assert bench.message(named).startswith("passed: pixel_auroc ")
     add(bench.results)
-    assert bench.message(named).startswith("passed: pixel_auroc ")  # the other is not meant
+    assert bench.message(named).startswith("passed: pixel_auroc ")  # the new record does not match the rule
 
 
 @pytest.mark.parametrize("over", ["each", "mean"])
-def test_a_reason_that_categories_share_is_said_once(bench: Bench, over: str) -> None:
+def test_a_reason_that_categories_share_is_shown_once(bench: Bench, over: str) -> None:
     add(bench.results, case={"detector": "stpm", "category": "widget"})
     add(bench.results, case={"detector": "stpm", "category": "wood"})
     categories = 'find.categories = ["bottle", "cable", "wood", "tile"]\n'
@@ -261,7 +261,7 @@ def test_a_reason_that_categories_share_is_said_once(bench: Bench, over: str) ->
         assert [check.about for check in report.outcomes[0].checks] == ["bottle", "cable", "wood", "tile"]
 
 
-def test_the_report_says_verdict_and_numbers(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_holds_verdict_and_numbers(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     add(bench.results)
     path = bench.rules(BOUND, BOUND + "allow_simulated = true\n", LATENCY)
     assert main(["gate", str(path), "--results", str(bench.results.folder), "--json"]) == 3
@@ -275,11 +275,11 @@ def test_the_report_says_verdict_and_numbers(bench: Bench, capsys: pytest.Captur
     assert text[-1] == f"gate not measured: {path}: 3 rules, 2 passed, 0 failed, 1 not measured"
 
 
-# --- the shipped example ----------------------------------------------------------------------------------------------
+# The shipped example.
 
 
 def seed_results(folder: Path, *, ms: float, wrong: int) -> Results:
-    """The 15 categories as the seed's rules name them, each with `wrong` of 400 pairs of images ranked wrongly."""
+    """Write the 15 categories of the seed's rules, each with `wrong` of 400 pairs of images ranked wrongly."""
     from harness.gates.rules import Bound, read
 
     rule = read(find("seed_patchcore")).rule[0]
@@ -312,6 +312,6 @@ def test_the_seeds_rules_are_not_measured_without_one_category(tmp_path: Path) -
     assert gate(find("seed_patchcore"), results.folder).verdict == "not measured"
 
 
-def test_the_metrics_of_these_tests_are_what_they_say() -> None:
+def test_the_noisy_scores_of_these_tests_have_the_auroc_they_need() -> None:
     base = noisy(shift=1.5)
     assert 0.8 < metrics.image_metrics(base.scores, base.labels).values["image_auroc"] < 0.9

@@ -14,7 +14,7 @@ from tests.harness.gates.gatefiles import timed, write_run
 
 
 class Clock:
-    """Time that passes only when a subject or a control is called, and notes who was."""
+    """A clock that advances only with calls of a subject or a control, and notes the calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0
@@ -29,12 +29,12 @@ class Clock:
         return call
 
 
-def test_sides_take_turns_and_take_turns_in_going_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subject_and_control_take_turns_and_alternate_in_going_first(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     measure(clock.takes("s", 2), clock.takes("c", 2), blocks=3, samples=2, shortest_ms=1)
     assert (
         "".join(clock.called) == "s" * 6 + "c" * 6 + "sscc" + "ccss" + "sscc"
-    )  # the first twelve find out how long they take
+    )  # the first twelve calls measure how long a call takes
 
 
 def test_a_sample_is_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,11 +45,11 @@ def test_a_sample_is_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> No
     assert np.allclose(process.control_ms, np.full((2, 3), 5.0))
 
 
-def test_a_stall_does_not_pass_for_a_long_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stall_does_not_count_as_a_long_call(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     stalls = iter(
         [0, 30, 0, 0, 0, 0, 30]
-    )  # the second and the seventh call, each the first try of its length
+    )  # the second and the seventh call: the first tries with 1 and with 2 calls per sample
 
     def stalling() -> None:
         clock.takes("s", 0.3 + next(stalls, 0))()
@@ -63,7 +63,7 @@ def run(tmp_path: Path, *items: Interleaved) -> Run:
     return interleaved.read(tmp_path)
 
 
-def test_processes_are_merged_in_the_order_they_ran(tmp_path: Path) -> None:
+def test_processes_are_merged_in_the_order_in_which_they_ran(tmp_path: Path) -> None:
     one, two = timed(1.0, processes=1, seed=1), timed(1.0, processes=1, seed=2)
     other = timed(1.0, processes=1, seed=3, benchmark="b.py::other")
     both = merged([run(tmp_path, one, other), run(tmp_path, other, two)])
@@ -76,7 +76,7 @@ def test_processes_are_merged_in_the_order_they_ran(tmp_path: Path) -> None:
     [{"subject": "other"}, {"control": "other"}, {"simulated": True}, {"status": "failed"}],
 )
 @pytest.mark.parametrize("order", [1, -1])
-def test_what_not_every_process_measured_alike_has_failed(
+def test_a_benchmark_that_not_every_process_measured_alike_has_failed(
     tmp_path: Path, changes: dict[str, Any], order: int
 ) -> None:
     runs = [run(tmp_path, timed(1.0, seed=1)), run(tmp_path, timed(1.0, seed=2, **changes))]

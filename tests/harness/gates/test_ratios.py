@@ -19,7 +19,7 @@ from tests.harness.gates.gatefiles import process, rows, timed
 
 
 def logs_of(benchmark: Interleaved) -> list[float]:
-    """Log of the ratio of medians of each process, with Python's own medians."""
+    """Return the log of each process's ratio of medians, computed by Python's statistics."""
     medians = [
         [statistics.median(sum(side, ())) for side in (it.subject_ms, it.control_ms)]
         for it in benchmark.processes
@@ -45,8 +45,8 @@ def test_the_interval_is_students_over_the_logs_of_the_processes(processes: int)
     assert bounds.processes == pytest.approx([math.exp(log) for log in logs])
 
 
-def test_processes_that_agree_by_chance_leave_what_their_blocks_do() -> None:
-    """All have one ratio; the interval is that of a plain bootstrap, one draw after the other, in sorted order."""
+def test_processes_that_agree_by_chance_leave_the_interval_of_their_blocks() -> None:
+    """All processes have one ratio, so the interval is that of a plain bootstrap, computed here draw by draw."""
     first, count = process(1.2, np.random.default_rng(0), blocks=20, samples=3, spread=0.2), 5
     benchmark = timed(1.0, processes=tuple(slower(first, 2.0**power) for power in range(count)))
     random, means = np.random.default_rng(0), np.zeros(RESAMPLES)
@@ -68,18 +68,18 @@ def slower(process: Process, factor: float) -> Process:
     return msgspec.structs.replace(process, **sides)
 
 
-def test_the_interval_holds_the_ratio_of_many_processes_as_often_as_it_says(
+def test_the_interval_holds_the_ratio_of_many_processes_as_often_as_its_level(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of 300 intervals that each hold it with probability 0.95, 271 or fewer do so once in a thousand times."""
+    """If each of 300 intervals holds it with probability 0.95, 271 or fewer hold it once in a thousand times."""
     monkeypatch.setattr(ratios, "RESAMPLES", 20)
     bounds = [ratio(timed(1.2, between=0.2, blocks=20, seed=seed), level=0.95) for seed in range(300)]
     assert sum(interval.low <= 1.2 <= interval.high for interval in bounds) > 271
     assert statistics.median(interval.high / interval.low for interval in bounds) < 1.7
 
 
-def test_a_drift_that_hits_both_sides_does_not_widen_the_interval() -> None:
-    """Blocks drift by a factor of 1.35 and samples vary by 1 %: unpaired, the ratio would be known to some 8 %."""
+def test_a_drift_of_subject_and_control_does_not_widen_the_interval() -> None:
+    """Blocks drift by a factor of 1.35 and samples vary by 1 %: unpaired, the interval would be about 8 % wide."""
     bounds = ratio(timed(1.0, spread=0.01), level=0.95)
     assert bounds.high - bounds.low < 0.06
 
@@ -117,14 +117,14 @@ def test_two_measurements_are_compared_as_welch_does() -> None:
 
 
 def test_two_measurements_are_independent() -> None:
-    """Beside itself a ratio is 1, and no better known for being the same twice."""
+    """A ratio over itself is 1, and its interval is not narrower for that."""
     benchmark = timed(1.5, between=0.2)
     bounds, alone = relative(benchmark, benchmark, level=0.95), ratio(benchmark, level=0.95)
     assert bounds.estimate == 1
     assert bounds.high / bounds.low > alone.high / alone.low
 
 
-def test_two_measurements_whose_processes_agree_by_chance_leave_what_their_blocks_do() -> None:
+def test_two_measurements_whose_processes_agree_by_chance_leave_the_interval_of_their_blocks() -> None:
     first = process(1.0, np.random.default_rng(0), spread=0.2)
     first = msgspec.structs.replace(
         first, subject_ms=first.control_ms[::-1]
@@ -143,7 +143,9 @@ def test_two_measurements_whose_processes_agree_by_chance_leave_what_their_block
         ({"subject_ms": ((1.0,),) * 30, "control_ms": ((1.0,),) * 30}, "clock is too coarse"),
     ],
 )
-def test_one_process_that_measured_nothing_spoils_all(changes: dict[str, Any], message: str) -> None:
+def test_one_process_without_valid_times_makes_the_ratio_not_measured(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(NotMeasured, match=message):
         ratio(timed(1.0, **changes), level=0.95)
 

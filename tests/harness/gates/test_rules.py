@@ -10,7 +10,7 @@ from harness.gates.rules import Bound, Latency
 from tests.harness.gates.gatefiles import BOUND, FIND, LATENCY, MEMORY, NONINFERIOR, Bench
 
 
-def test_a_rule_finds_what_all_share_and_what_is_its_own(bench: Bench) -> None:
+def test_a_rule_has_the_shared_find_and_its_own(bench: Bench) -> None:
     one, two = read(bench.rules(BOUND, BOUND + 'find.backend = "ascend310"\nfind.threads = 2\n')).rule
     assert isinstance(one, Bound)
     assert isinstance(two, Bound)
@@ -81,7 +81,7 @@ def test_a_rule_that_is_wrong_is_refused_with_its_place(bench: Bench, rule: str,
 
 
 @pytest.mark.parametrize("field", ["detector", "backbone", "dataset", "categories", "backend", "variant"])
-def test_what_must_be_found_is_named_in_full(bench: Bench, field: str) -> None:
+def test_a_find_without_a_required_field_is_refused(bench: Bench, field: str) -> None:
     less = "\n".join(line for line in FIND.splitlines() if not line.startswith(f"{field} "))
     with pytest.raises(UsageError, match=f"missing required field `{field}`"):
         read(bench.rules(BOUND, find=less))

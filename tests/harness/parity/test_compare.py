@@ -88,7 +88,7 @@ OTHER_DATA = Data(fingerprint="9" * 64, good=4, defective=4, masks_cut=0, masks_
         ),
     ],
 )
-def test_what_is_not_the_same_detector_on_the_same_images_is_refused(
+def test_records_that_differ_in_detector_or_images_are_refused(
     results: Results, changes: dict[str, Any], reason: str
 ) -> None:
     pair = results.compared(outputs(), outputs(), **changes)
@@ -97,7 +97,7 @@ def test_what_is_not_the_same_detector_on_the_same_images_is_refused(
     assert re.search(reason, pair.reason)
 
 
-def test_images_whose_pixels_neither_side_knows_are_not_taken_for_the_same(results: Results) -> None:
+def test_images_without_pixel_digests_do_not_count_as_equal(results: Results) -> None:
     bare = tuple(msgspec.structs.replace(image, stages={}) for image in images(outputs()))
     one = results.add("one", outputs(), images=bare)
     two = results.add("two", outputs(), images=bare, data=OTHER_DATA)
@@ -112,13 +112,13 @@ def test_good_and_defective_images_are_counted(results: Results) -> None:
     assert (pair.good, pair.defective) == (3, 5)
 
 
-def test_images_that_are_only_encoded_otherwise_are_compared(results: Results) -> None:
+def test_images_that_differ_only_in_their_encoding_are_compared(results: Results) -> None:
     pair = results.compared(outputs(), outputs(), data=OTHER_DATA)
     assert pair.verdict == "passed"
     assert "the files of the test images or masks differ, the decoded pixels do not" in pair.notes[-1]
 
 
-def test_other_masks_beside_images_encoded_otherwise_fail(results: Results) -> None:
+def test_different_masks_with_images_that_differ_in_encoding_fail(results: Results) -> None:
     base = outputs()
     masks = base.masks.copy()
     masks[5, 3, 3] = True
@@ -154,7 +154,7 @@ def test_altered_evidence_is_an_error(results: Results) -> None:
         compare(results.folder, reference, other)
 
 
-def test_the_five_largest_differences_count_scores_and_maps_alike(results: Results) -> None:
+def test_the_five_largest_differences_are_of_scores_and_maps_alike(results: Results) -> None:
     base = outputs()
     scores, maps = base.scores.copy(), base.maps.copy()
     scores[[1, 6]] += [0.05, 0.03]

@@ -17,7 +17,7 @@ from tests.harness.parity.pairs import (
 from tests.harness.record_factory import Results, images, outputs
 
 
-def test_sides_of_one_backend_are_told_apart_by_what_they_took_from_files(results: Results) -> None:
+def test_records_of_one_backend_with_different_sources_are_compared(results: Results) -> None:
     for source in (None, "inputs 12", "inputs 34"):
         results.add("onnxruntime-cpu", outputs(), case={"source": source})
     report = parity.parity(results.folder, reference="onnxruntime-cpu")
@@ -61,7 +61,7 @@ def test_no_records_are_not_measured(results: Results) -> None:
 
 
 @pytest.mark.parametrize(("having", "lacking"), [("reference", "other"), ("other", "reference")])
-def test_a_category_only_one_backend_has_is_listed_and_keeps_parity_from_passing(
+def test_a_category_of_only_one_backend_is_listed_and_keeps_parity_from_passing(
     results: Results, having: str, lacking: str
 ) -> None:
     results.add("reference", outputs())
@@ -75,7 +75,7 @@ def test_a_category_only_one_backend_has_is_listed_and_keeps_parity_from_passing
     )
 
 
-def test_other_detectors_and_data_sets_are_not_compared_with_each_other(results: Results) -> None:
+def test_different_detectors_and_data_sets_are_not_compared_with_each_other(results: Results) -> None:
     results.add("reference", outputs(), case={"dataset": "mvtec"})
     results.add("other", outputs(), case={"dataset": "tiles"})
     report = parity.parity(results.folder, reference="reference")
@@ -90,7 +90,7 @@ def test_a_failed_case_keeps_parity_from_passing_and_a_failed_level_beats_it(res
     assert parity.parity(results.folder, reference="reference").verdict == "failed"
 
 
-def test_the_reference_of_the_same_setting_is_taken_before_a_newer_one(results: Results) -> None:
+def test_a_reference_of_the_same_setting_is_preferred_to_a_newer_one(results: Results) -> None:
     results.add("reference", outputs(), case={"batch_size": 4}, finished="2025-01-01T00:00:01+00:00")
     results.add("reference", outputs(), case={"batch_size": 1}, finished="2025-01-02T00:00:01+00:00")
     results.add("other", outputs(), case={"batch_size": 4})
@@ -98,7 +98,7 @@ def test_the_reference_of_the_same_setting_is_taken_before_a_newer_one(results: 
     assert (pair.reference.batch_size, pair.notes) == (4, ())
 
 
-def test_without_the_same_setting_the_newest_measured_reference_is_taken_and_named(results: Results) -> None:
+def test_without_the_same_setting_the_newest_measured_reference_is_used_and_named(results: Results) -> None:
     for size, status in ((1, "measured"), (2, "measured"), (4, "failed")):
         finished = f"2025-01-0{size}T00:00:00+00:00"
         results.add(
@@ -138,7 +138,7 @@ def test_a_reference_with_the_same_mask_threshold_is_preferred(results: Results)
     assert parity.parity(results.folder, reference="reference").verdict == "passed"
 
 
-def test_an_older_record_of_another_model_file_is_said_to_be_superseded(results: Results) -> None:
+def test_an_older_record_of_another_model_file_is_reported_as_superseded(results: Results) -> None:
     results.add("reference", outputs())
     results.add("other", outputs(), model_sha256="bad", finished="2025-01-01T00:00:00+00:00")
     results.add("other", outputs(), model_sha256="good", finished="2026-01-01T00:00:00+00:00")
@@ -146,7 +146,7 @@ def test_an_older_record_of_another_model_file_is_said_to_be_superseded(results:
     assert any("is superseded" in note for note in report.pairs[0].notes)
 
 
-def test_records_of_another_detector_supersede_nothing_of_this_one(results: Results) -> None:
+def test_records_of_another_detector_do_not_supersede_this_ones(results: Results) -> None:
     results.add("reference", outputs())
     results.add("other", outputs())
     for day in (1, 2):
@@ -202,7 +202,7 @@ def test_a_reference_without_a_variant_is_compared_with_all_of_other_backends(re
     assert [pair.other.variant for pair in report.pairs] == ["onnx-fp16", "onnx-fp32", "onnx-int8"]
 
 
-def test_a_precision_of_another_detector_leaves_no_doubt(results: Results) -> None:
+def test_a_precision_of_another_detector_is_not_ambiguous(results: Results) -> None:
     base = outputs()
     results.add("onnxruntime-cpu", base, case={"variant": "onnx-int8"}, detector_sha256="an older one")
     results.add("onnxruntime-cpu", base, case={"variant": "onnx-fp32"})
@@ -211,7 +211,7 @@ def test_a_precision_of_another_detector_leaves_no_doubt(results: Results) -> No
     assert pair.reference.variant == "onnx-fp32"
 
 
-def test_variants_of_one_backend_alone_are_compared_where_one_is_named(results: Results) -> None:
+def test_variants_of_one_backend_alone_are_compared_if_one_is_named(results: Results) -> None:
     for variant in ("onnx-fp32", "onnx-int8"):
         results.add("onnxruntime-cpu", outputs(), case={"variant": variant})
     (reason,) = parity.parity(results.folder, reference="onnxruntime-cpu").reasons
@@ -247,7 +247,7 @@ def test_agreement_with_an_older_detector_is_not_agreement_with_the_newest(
     results.add("reference", outputs(), finished="2025-01-01T00:00:00+00:00")
     results.add("board", outputs(), finished="2025-01-02T00:00:00+00:00")
     assert parity.parity(results.folder, reference="reference").verdict == "passed"
-    # Another digest of inputs, as another detector or other data give it.
+    # Another model, so that the digest of the case's inputs changes as with another detector or other data.
     results.add("reference", outputs(), finished="2025-01-03T00:00:00+00:00", model_sha256="new", **newer)
     report = parity.parity(results.folder, reference="reference")
     assert [pair.verdict for pair in report.pairs] == ["passed"]
@@ -256,7 +256,7 @@ def test_agreement_with_an_older_detector_is_not_agreement_with_the_newest(
     assert report.reasons[0].endswith("and board has no record of these: bench it too")
 
 
-def test_a_replay_of_one_side_is_no_other_side(results: Results) -> None:
+def test_a_replay_of_the_reference_is_not_a_candidate(results: Results) -> None:
     results.add("board", outputs())
     source = Source(record_sha256="1" * 64, made_by="board")
     results.add("replay", outputs(), case={"source": "board"}, source=source)
@@ -271,7 +271,7 @@ def test_a_replay_of_one_side_is_no_other_side(results: Results) -> None:
     assert "replay (board) is left out" in report.pairs[0].notes[-1]
 
 
-def test_several_precisions_of_the_reference_over_the_categories_are_asked_about(results: Results) -> None:
+def test_a_reference_in_several_precisions_over_the_categories_has_to_be_named(results: Results) -> None:
     for category, variant in (("gadget", "onnx-fp32"), ("widget", "onnx-fp16")):
         results.add("reference", outputs(), case={"category": category, "variant": variant})
         results.add("board", outputs(), case={"category": category})
@@ -280,7 +280,7 @@ def test_several_precisions_of_the_reference_over_the_categories_are_asked_about
     assert "records of gadget, widget in several precisions (onnx-fp32, onnx-fp16)" in report.reasons[0]
 
 
-def test_a_variant_nobody_benched_is_not_measured_and_the_others_are_listed(results: Results) -> None:
+def test_a_variant_without_records_is_not_measured_and_the_others_are_listed(results: Results) -> None:
     three(results)
     report = parity.parity(results.folder, reference="onnxruntime-cpu:onnx-fp64")
     assert report.verdict == "not measured"
@@ -298,7 +298,7 @@ def test_a_variant_that_lacks_a_category_keeps_parity_from_passing(results: Resu
     assert any("onnxruntime-cpu:onnx-int8 has none" in reason and "cable" in reason for reason in reasons)
 
 
-def test_a_source_with_a_colon_is_no_variant(results: Results) -> None:
+def test_a_source_with_a_colon_is_not_a_variant(results: Results) -> None:
     results.add("board", outputs(), case={"source": "run: two"})
     results.add("other", outputs())
     report = parity.parity(results.folder, reference="board (run: two)")

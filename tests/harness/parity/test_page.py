@@ -10,7 +10,7 @@ from tests.harness.record_factory import Results, outputs
 
 
 def rows(results: Results) -> dict[str, str]:
-    """Label → text of the table of what both sides have in common."""
+    """Return label → text of the table of values that both records share."""
     report = parity.parity(results.folder, reference="reference")
     path = results.folder / "page.md"
     page.write(results.folder, report, path)
@@ -19,7 +19,7 @@ def rows(results: Results) -> dict[str, str]:
     return {cell[0]: cell[1] for cell in cells}
 
 
-def test_what_the_sides_share_is_said_once(results: Results) -> None:
+def test_values_that_the_records_share_are_shown_once(results: Results) -> None:
     results.compared(outputs(), outputs())
     shown = rows(results)
     assert shown["weights"] == f"random, {'0' * 64}"
@@ -28,7 +28,7 @@ def test_what_the_sides_share_is_said_once(results: Results) -> None:
     assert not any("reference: " in text for text in shown.values())
 
 
-def test_where_the_sides_differ_both_are_shown(results: Results) -> None:
+def test_both_values_are_shown_if_the_records_differ(results: Results) -> None:
     record = results.add("reference", outputs())
     assert record.data is not None
     results.add(
@@ -44,7 +44,7 @@ def test_where_the_sides_differ_both_are_shown(results: Results) -> None:
     assert shown["compared"] == "8 images"
 
 
-def test_a_side_that_failed_is_shown_too(results: Results) -> None:
+def test_a_failed_record_is_shown_too(results: Results) -> None:
     results.add("reference", outputs())
     results.add("other", outputs(), status="failed", reason="killed", data=None, device=None)
     shown = rows(results)

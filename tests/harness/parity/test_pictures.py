@@ -62,7 +62,7 @@ def test_writing_again_writes_the_same_files(results: Results) -> None:
     assert len(first) == 5
 
 
-def test_pictures_of_an_earlier_report_go_and_other_files_stay(results: Results) -> None:
+def test_pictures_of_an_earlier_report_are_deleted_and_other_files_stay(results: Results) -> None:
     base = outputs()
     first = write(results, base, changed(base, {4: 2.4, 7: 4.5}, {}))
     mine = [results.folder / "pictures" / name for name in ("bottle_other_flip.png", "notes_flip.txt")]
@@ -80,7 +80,7 @@ def test_pictures_have_the_stated_size(results: Results) -> None:
         assert drawn.shape == (pictures.HEIGHT, pictures.WIDTH, 3)
 
 
-def test_both_maps_share_one_scale_and_the_difference_shows_where_they_part(results: Results) -> None:
+def test_both_maps_share_one_scale_and_the_difference_shows_where_they_differ(results: Results) -> None:
     base = dataclasses.replace(outputs(), maps=np.zeros((8, 6, 6), np.float32))
     base.maps[7, 5, 5] = 1.0
     path = only(write(results, base, changed(base, {}, {7: 2.0})), "crack-007")
@@ -166,7 +166,7 @@ def test_names_stay_safe_and_apart_whatever_the_category_is_called(results: Resu
         assert not path.name.startswith((".", "-"))
 
 
-def test_a_record_that_went_away_since_is_an_error(results: Results) -> None:
+def test_a_record_removed_since_the_comparison_is_an_error(results: Results) -> None:
     results.add("reference", outputs())
     results.add("other", outputs())
     report = parity.parity(results.folder, reference="reference")
@@ -175,7 +175,7 @@ def test_a_record_that_went_away_since_is_an_error(results: Results) -> None:
         pictures.write_report(results.folder, report, results.folder / "pictures")
 
 
-def test_long_and_foreign_text_is_cut_to_its_place() -> None:
+def test_long_text_and_text_beyond_ascii_is_cut_to_its_place() -> None:
     canvas = np.full((40, 400, 3), 255, np.uint8)
     pictures._put(canvas, "ü" * 200, (10, 25), 300)
     assert (canvas[:, 320:] == 255).all()

@@ -27,7 +27,7 @@ def test_the_json_document_begins_with_the_verdict_and_holds_no_nan(results: Res
     assert json.loads(text)["pairs"][0]["reference"]["backend"] == "reference"
 
 
-def test_the_lines_say_what_was_compared_how_near_it_is_and_the_verdict_last(results: Results) -> None:
+def test_the_lines_show_what_was_compared_the_differences_and_the_verdict_last(results: Results) -> None:
     base = with_score(outputs(), 4, 2.5009)
     results.add("reference", base)
     results.add("other", with_score(base, 4, 2.49999))
@@ -74,7 +74,7 @@ def test_messages_tell_the_variants_of_one_backend_apart(results: Results) -> No
     assert any("a (onnx-int8)" in line and "NaN" in line for line in lines)
 
 
-def test_the_lines_tell_the_interval_of_what_changes(results: Results) -> None:
+def test_the_lines_show_the_interval_of_a_change(results: Results) -> None:
     results.add("reference", noisy(4, 0.1))
     results.add("other", noisy(4, 0.0))
     text = "\n".join(parity.lines(parity.parity(results.folder, reference="reference")))

@@ -24,7 +24,7 @@ from tests.harness.record_factory import Results, outputs
 
 
 @pytest.mark.parametrize("order", [("onnx-fp32", "onnx-int8"), ("onnx-int8", "onnx-fp32")])
-def test_the_profile_is_of_the_looser_variant_whichever_side_it_is_on(
+def test_the_profile_is_that_of_the_looser_variant_in_either_order(
     results: Results, order: tuple[str, str]
 ) -> None:
     one, two = (results.add("a", outputs(), case={"variant": name}, model_sha256=name) for name in order)
@@ -66,7 +66,7 @@ def device(**options: str) -> Device:
         ("enforced-fp16ish", {}, "float32"),
     ],
 )
-def test_the_precision_is_what_variant_and_device_say(
+def test_the_precision_is_read_from_variant_and_device(
     results: Results, variant: str, options: dict[str, str], name: str
 ) -> None:
     record = results.add("other", outputs(), case={"variant": variant}, device=device(**options))
@@ -75,7 +75,7 @@ def test_the_precision_is_what_variant_and_device_say(
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_the_looser_precision_of_the_two_sides_is_taken(results: Results, side: int) -> None:
+def test_the_looser_of_the_two_precisions_judges(results: Results, side: int) -> None:
     variants = ["onnx-fp32", "onnx-fp32"]
     variants[side] = "om-force_fp16-ascend310"
     one, two = (
@@ -90,7 +90,7 @@ def test_the_looser_precision_of_the_two_sides_is_taken(results: Results, side: 
 HALF = {"variant": "om-force_fp16-ascend310"}
 
 
-def test_a_float16_pair_says_what_float32_would_have_said(results: Results) -> None:
+def test_a_float16_pair_shows_the_verdict_by_float32_too(results: Results) -> None:
     results.add("reference", outputs())
     results.add("other", with_score(outputs(), 6, outputs().scores[6] + 1.5e-3), case=HALF)
     report = parity.parity(results.folder, reference="reference")
@@ -104,12 +104,12 @@ def test_a_float16_pair_says_what_float32_would_have_said(results: Results) -> N
     assert document["float32"]["scores"] == "failed"
 
 
-def test_a_float32_pair_has_nothing_else_to_say(results: Results) -> None:
+def test_a_float32_pair_has_no_second_verdict(results: Results) -> None:
     pair = results.compared(outputs(), outputs())
     assert (pair.profile.name, pair.float32) == ("float32", {})
 
 
-def test_a_profile_asked_for_is_taken_and_the_other_named(results: Results) -> None:
+def test_a_requested_profile_judges_and_the_other_is_named(results: Results) -> None:
     one = results.add("reference", outputs())
     two = results.add("other", with_score(outputs(), 6, outputs().scores[6] + 1.5e-3), case=HALF)
     strict = compare(results.folder, one, two, limits=Limits(profile="float32"))

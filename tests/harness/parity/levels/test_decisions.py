@@ -48,7 +48,7 @@ def test_one_tolerated_flip_does_not_excuse_another(results: Results) -> None:
     assert verdicts(pair)["decisions"] == "failed"
 
 
-def test_an_image_that_scores_the_threshold_is_called_good_on_both_sides(results: Results) -> None:
+def test_an_image_that_scores_the_threshold_is_good_in_both_records(results: Results) -> None:
     assert results.compared(with_score(outputs(), 4, 2.5), with_score(outputs(), 4, 2.4999)).flips == ()
 
 
@@ -59,10 +59,10 @@ def test_without_a_range_no_flip_is_tolerated(results: Results) -> None:
 
 @pytest.mark.parametrize("variant", ["onnx-fp32", "onnx-fp16", "onnx-int8"])
 @pytest.mark.parametrize(("above", "verdict"), [(0.0009, "passed"), (0.0011, "failed")])
-def test_no_precision_excuses_a_flip_further_off_than_float32s_tolerance(
+def test_no_precision_tolerates_a_flip_beyond_float32s_tolerance(
     results: Results, variant: str, above: float, verdict: str
 ) -> None:
-    base = outputs()  # of a range of 1, threshold 2.5
+    base = outputs()  # the range of good scores is 1, the threshold 2.5
     base.scores[4] = 2.5 + above
     moved = dataclasses.replace(base, scores=base.scores.copy())
     moved.scores[4] = 2.4999

@@ -23,7 +23,7 @@ from tests.harness.parity.pairs import (
 from tests.harness.record_factory import Results, frames, images, outputs
 
 
-def test_inputs_that_differ_fail_and_say_where_it_began_for_each_image(results: Results) -> None:
+def test_inputs_that_differ_fail_and_name_the_first_difference_of_each_image(results: Results) -> None:
     reference, other = results.add("reference", outputs()), results.add("other", outputs())
     later = {"frame": "changed", "input": "changed"}
     pair = compare(
@@ -53,7 +53,7 @@ def test_inputs_without_a_digest_are_not_measured(results: Results) -> None:
 
 
 @pytest.mark.parametrize(("digest", "verdict"), [("input 3", "passed"), ("changed", "failed")])
-def test_the_input_alone_decides_where_a_side_knows_no_stage_before_it(
+def test_the_input_alone_decides_if_a_record_lacks_the_digests_before_it(
     results: Results, digest: str, verdict: str
 ) -> None:
     base = list(images(outputs()))
@@ -76,7 +76,7 @@ def test_the_input_alone_decides_where_a_side_knows_no_stage_before_it(
         ({"decode": "x", "frame": "x", "input": "x"}, "failed"),
     ],
 )
-def test_the_frame_decides_where_one_network_takes_over_earlier(
+def test_the_frame_decides_if_one_network_does_more_of_the_preprocessing(
     results: Results, stages: dict[str, str], verdict: str
 ) -> None:
     reference, other = results.add("reference", outputs()), results.add("other", outputs())
@@ -87,7 +87,7 @@ def test_the_frame_decides_where_one_network_takes_over_earlier(
     assert "reference preprocesses up to layout and other preprocesses up to crop" in messages(pair, "inputs")
 
 
-def test_a_network_that_takes_over_earlier_is_not_measured_without_frames(results: Results) -> None:
+def test_a_network_that_preprocesses_itself_is_not_measured_without_frames(results: Results) -> None:
     bare = tuple(msgspec.structs.replace(image, stages={"input": "x"}) for image in images(outputs()))
     reference, other = results.add("reference", outputs()), results.add("other", outputs(), images=bare)
     reference = msgspec.structs.replace(reference, input_stage="layout")
@@ -96,7 +96,7 @@ def test_a_network_that_takes_over_earlier_is_not_measured_without_frames(result
     assert "without the digest of the frame: 8 of 8" in messages(pair, "inputs")
 
 
-def test_other_ground_truth_fails(results: Results) -> None:
+def test_different_ground_truth_fails(results: Results) -> None:
     base = outputs()
     masks = base.masks.copy()
     masks[5, 3, 3] = True
@@ -106,7 +106,7 @@ def test_other_ground_truth_fails(results: Results) -> None:
 
 
 def with_frames(results: Results, base: Record, changed: AnyArray, *stages: str) -> Record:
-    """The record with other frames, on those images whose frame changes also under other digests."""
+    """Return the record with other frames; the images whose frame changes also have other digests of `stages`."""
     differ = (changed != frames(outputs())).reshape(len(changed), -1).any(axis=1)
     arrays = record.read_evidence(results.folder, base)
     assert arrays is not None
@@ -119,7 +119,7 @@ def with_frames(results: Results, base: Record, changed: AnyArray, *stages: str)
     return msgspec.structs.replace(base, images=images, evidence=evidence)
 
 
-def test_frames_that_differ_say_by_how_much(results: Results) -> None:
+def test_the_size_of_a_difference_of_frames_is_reported(results: Results) -> None:
     one, two = results.add("reference", outputs()), results.add("other", outputs())
     changed = frames(outputs())
     changed[1, 0, 0, 0] += 30
@@ -143,7 +143,7 @@ def test_darker_frames_differ_as_much_as_brighter_ones(results: Results) -> None
     assert level(compare(results.folder, one, other), "inputs").numbers["largest_grey_difference"] == 100
 
 
-def test_where_only_the_input_differs_it_is_said_that_nothing_tells_by_how_much(results: Results) -> None:
+def test_the_size_of_a_difference_of_the_input_alone_is_reported_as_unknown(results: Results) -> None:
     one, two = results.add("reference", outputs()), results.add("other", outputs())
     images = tuple(
         msgspec.structs.replace(image, stages=image.stages | {"input": "x"}) for image in two.images
@@ -153,7 +153,7 @@ def test_where_only_the_input_differs_it_is_said_that_nothing_tells_by_how_much(
     assert "largest_grey_difference" not in report.numbers
 
 
-def test_frames_that_are_missing_are_said_to_be(results: Results) -> None:
+def test_missing_frames_are_reported(results: Results) -> None:
     one, two = results.add("reference", outputs()), results.add("other", outputs())
     changed = frames(outputs())
     changed[0] += 1
@@ -162,5 +162,5 @@ def test_frames_that_are_missing_are_said_to_be(results: Results) -> None:
     assert "is unknown: the frames in the evidence are missing" in "\n".join(report.messages)
 
 
-def test_equal_inputs_say_nothing_of_how_much(results: Results) -> None:
+def test_equal_inputs_report_no_size_of_a_difference(results: Results) -> None:
     assert level(results.compared(outputs(), outputs()), "inputs").messages == ()

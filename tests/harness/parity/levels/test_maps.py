@@ -48,7 +48,7 @@ def test_maps_without_evidence_are_not_measured(results: Results, missing: str) 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_map_that_is_not_finite_fails_even_where_both_sides_agree(results: Results, value: float) -> None:
+def test_a_map_that_is_not_finite_fails_even_if_both_records_agree(results: Results, value: float) -> None:
     broken = with_pixel(outputs(), (2, 1, 1), value)
     pair = results.compared(broken, broken)
     assert "maps" in failing(pair)
@@ -62,14 +62,14 @@ def test_differences_near_the_end_of_float32_stay_finite(results: Results) -> No
     assert numbers(pair, "maps")["largest_difference"] == 2 * far
 
 
-def test_maps_of_another_shape_fail(results: Results) -> None:
+def test_maps_of_two_shapes_fail(results: Results) -> None:
     pair = results.compared(outputs(side=6), outputs(side=8))
     assert "maps" in failing(pair)
     assert "(8, 6, 6) on reference and (8, 8, 8) on other" in messages(pair, "maps")
 
 
 def slow_similarity(one: AnyArray, two: AnyArray) -> float:
-    """Every window of Wang et al. 2004 on its own; both maps are scaled to [0, 1] already."""
+    """Compute the index of Wang et al. 2004 window by window; both maps are scaled to [0, 1]."""
     offsets = np.arange(WINDOW) - WINDOW // 2
     gauss = np.exp(-(offsets**2) / (2 * 1.5**2))
     weights = np.outer(gauss, gauss) / gauss.sum() ** 2

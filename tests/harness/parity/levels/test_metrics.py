@@ -37,7 +37,7 @@ def rows(width: int) -> Outputs:
     return dataclasses.replace(outputs(good=2, defective=2), maps=maps, masks=masks)
 
 
-# With n good and n defective images, two pairs that change places are worth 2 / n²: 0.98e-4 and 1.01e-4.
+# With n good and n defective images, two pairs that swap their order change it by 2 / n²: 0.98e-4 and 1.01e-4.
 @pytest.mark.parametrize(("count", "failed"), [(143, set()), (140, {"metrics"})])
 def test_image_auroc_may_change_by_a_ten_thousandth(results: Results, count: int, failed: set[str]) -> None:
     base = outputs(good=count, defective=count, side=4)
@@ -50,7 +50,7 @@ def test_image_auroc_may_change_by_a_ten_thousandth(results: Results, count: int
     assert numbers(pair, "metrics")["image_auroc"] == pytest.approx(2 / count**2)
 
 
-def test_one_pair_of_near_images_may_change_its_order_however_few_there_are(results: Results) -> None:
+def test_one_pair_of_near_images_may_swap_its_order_however_few_there_are(results: Results) -> None:
     base = outputs(good=4, defective=5)
     pair = results.compared(with_score(base, 4, 2.0002), with_score(base, 4, 1.9998))
     assert pair.verdict == "passed"
@@ -80,13 +80,13 @@ def test_aupro_may_change_by_a_ten_thousandth(results: Results, width: int, fail
     assert numbers(pair, "metrics")["aupro"] == pytest.approx(1 / (1.2 * width**2))
 
 
-def test_a_metric_undefined_on_both_sides_is_not_measured_with_its_reason(results: Results) -> None:
+def test_a_metric_undefined_in_both_records_is_not_measured_with_its_reason(results: Results) -> None:
     pair = results.compared(outputs(defective=0), outputs(defective=0))
     assert (pair.verdict, verdicts(pair)["metrics"]) == ("not measured", "not measured")
     assert "image AUROC is undefined: reference: all 4 test images are good" in messages(pair, "metrics")
 
 
-def test_a_metric_undefined_on_one_side_fails(results: Results) -> None:
+def test_a_metric_undefined_in_one_record_fails(results: Results) -> None:
     reference, other = results.add("reference", outputs()), results.add("other", outputs(), evidence=None)
     others = {name: value for name, value in other.metrics.items() if name != "pixel_auroc"}
     other = msgspec.structs.replace(other, metrics=others, undefined={"pixel_auroc": "lost"})
@@ -126,7 +126,7 @@ def test_a_decision_metric_that_does_not_follow_from_its_own_maps_fails_too(
     assert (f"records {name}" in messages(pair, "metrics")) == bool(failed)
 
 
-def test_a_metric_recorded_where_it_is_undefined_fails(results: Results) -> None:
+def test_a_recorded_value_of_an_undefined_metric_fails(results: Results) -> None:
     good = outputs(defective=0)
     reference, other = results.add("reference", good), results.add("other", good)
     claims = other.metrics | {"image_auroc": 1.0}
@@ -185,7 +185,7 @@ def test_the_margin_never_makes_a_failed_level_pass(results: Results) -> None:
 
 
 @pytest.mark.parametrize("how", ["evidence", "shape", "masks", "nan"])
-def test_without_two_maps_to_draw_from_a_margin_is_not_measured(results: Results, how: str) -> None:
+def test_without_two_comparable_maps_a_margin_is_not_measured(results: Results, how: str) -> None:
     base = outputs()
     one, two = results.add("reference", base), results.add("other", base)
     if how == "evidence":

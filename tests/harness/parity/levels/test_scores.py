@@ -45,7 +45,9 @@ def test_the_range_is_of_the_references_good_scores_alone(results: Results) -> N
 
 
 @pytest.mark.parametrize("scores", [[3, 3.1, 3.2, 3.3], [1, 1, 3, 3.1]])
-def test_without_a_range_of_good_scores_nothing_is_near_or_far(results: Results, scores: list[float]) -> None:
+def test_without_a_range_of_good_scores_scores_and_maps_are_not_measured(
+    results: Results, scores: list[float]
+) -> None:
     labels = np.array([1, 1, 1, 1] if scores[0] == 3 else [0, 0, 1, 1])
     base = dataclasses.replace(outputs(good=2, defective=2), scores=np.array(scores), labels=labels)
     pair = results.compared(base, base)
@@ -55,7 +57,7 @@ def test_without_a_range_of_good_scores_nothing_is_near_or_far(results: Results,
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308])
-def test_scores_that_are_not_finite_fail_even_where_both_sides_agree(results: Results, value: float) -> None:
+def test_scores_that_are_not_finite_fail_even_if_both_records_agree(results: Results, value: float) -> None:
     records = [results.add(name, outputs()) for name in ("reference", "other")]
     odd = msgspec.structs.replace(records[0].images[3], score=value)
     one, two = (
@@ -68,7 +70,7 @@ def test_scores_that_are_not_finite_fail_even_where_both_sides_agree(results: Re
     json.dumps(msgspec.to_builtins(pair), allow_nan=False)
 
 
-def test_rank_correlation_of_scores_is_absent_with_its_reason_when_they_are_constant(
+def test_rank_correlation_of_constant_scores_is_absent_with_its_reason(
     results: Results,
 ) -> None:
     flat = dataclasses.replace(outputs(), scores=np.full(8, 1.5))

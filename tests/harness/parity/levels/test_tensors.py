@@ -84,7 +84,7 @@ def only(pair: PairReport) -> TensorDifference:
 
 
 def features() -> AnyArray:
-    """(8, 3) whose largest value is 2 and whose squares add up to 24."""
+    """Return (8, 3) values; the largest is 2, and the sum of the squares is 24."""
     values = np.zeros((IMAGES, 3))
     values[:, 0] = 1
     values[4:, :] = [2, 0, 0]
@@ -110,11 +110,11 @@ def test_equal_outputs_need_no_tolerance(results: Results) -> None:
     assert difference.values == 24
 
 
-def test_the_errors_are_those_a_hand_computes(results: Results) -> None:
+def test_the_errors_equal_those_computed_by_hand(results: Results) -> None:
     moved = features()
     moved[2, 0] += 0.25  # from 1
     moved[5, 0] -= 0.5  # from 2
-    moved[6, 2] += 0.125  # from 0, where nothing is relative
+    moved[6, 2] += 0.125  # from 0, which has no relative error
     difference = only(pair_of(results, {"features": features()}, {"features": moved}))
     assert (difference.largest, difference.image) == (0.5, "test/crack/005.png")
     assert difference.mean == pytest.approx(0.875 / 24)
@@ -127,7 +127,7 @@ def test_the_errors_are_those_a_hand_computes(results: Results) -> None:
     assert difference.tolerance_needed == pytest.approx(0.25)  # 0.5 of the largest value, 2
 
 
-def test_where_one_value_is_huge_the_l2_error_is_the_tolerance_needed(results: Results) -> None:
+def test_the_l2_error_is_the_tolerance_needed_if_one_value_is_huge(results: Results) -> None:
     one = np.ones((IMAGES, 1000))
     one[0, 0] = 100.0
     two = one * 0.9
@@ -175,12 +175,12 @@ def test_images_of_several_rows_are_compared_row_by_row(results: Results) -> Non
     assert "11 rows of 8 images" in level(pair).messages[0]
 
 
-# What is no number, and what cannot be compared.
+# Values that are not finite, and outputs that cannot be compared.
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("sides", [1, 2])
-def test_a_value_that_is_not_finite_fails_even_where_both_sides_agree(
+def test_a_value_that_is_not_finite_fails_even_if_both_records_agree(
     results: Results, value: float, sides: int
 ) -> None:
     broken = features()
@@ -200,7 +200,7 @@ def test_a_value_that_is_not_finite_fails_even_where_both_sides_agree(
     json.dumps(msgspec.to_builtins(pair), allow_nan=False)
 
 
-def test_an_output_that_is_all_zero_on_the_reference_passes_only_where_it_is_zero(results: Results) -> None:
+def test_an_output_that_is_all_zero_on_the_reference_passes_only_if_it_is_all_zero(results: Results) -> None:
     nothing = np.zeros((IMAGES, 2))
     assert pair_of(results, {"f": nothing}, {"f": nothing}).verdict == "passed"
     pair = pair_of(results, {"f": nothing}, {"f": nothing + 1e-30}, Limits(profile="int8"))
@@ -225,7 +225,9 @@ def test_outputs_of_other_names_or_shapes_fail(results: Results, other: Arrays, 
 
 
 @pytest.mark.parametrize("lacking", ["reference", "other"])
-def test_outputs_saved_on_one_side_alone_are_not_measured_and_count(results: Results, lacking: str) -> None:
+def test_outputs_saved_for_one_record_alone_are_not_measured_and_count(
+    results: Results, lacking: str
+) -> None:
     saved = {"f": features()}
     pair = pair_of(results, None if lacking == "reference" else saved, None if lacking == "other" else saved)
     assert (level(pair).verdict, pair.verdict) == ("not measured", "not measured")
@@ -240,7 +242,7 @@ def outputs_path(results: Results, backend: str) -> Path:
 
 
 @pytest.mark.parametrize("missing", [("reference",), ("other",), ("reference", "other")])
-def test_outputs_that_were_not_copied_along_are_not_measured_and_count(
+def test_missing_files_of_outputs_are_not_measured_and_count(
     results: Results, missing: tuple[str, ...]
 ) -> None:
     pair_of(results, {"f": features()}, {"f": features()})
@@ -260,10 +262,10 @@ def test_altered_outputs_are_an_error(results: Results) -> None:
         parity.parity(results.folder, reference="reference")
 
 
-# Where nobody asked for the level.
+# Pairs for which the level was not requested.
 
 
-def test_without_saved_outputs_the_level_is_left_out_and_says_so(results: Results) -> None:
+def test_without_saved_outputs_the_level_is_left_out_with_its_reason(results: Results) -> None:
     pair = pair_of(results, None, None)
     assert pair.verdict == "passed"
     assert "no outputs were saved" in pair.left_out["tensors"]
@@ -283,7 +285,7 @@ FILES = Source(outputs_sha256="1" * 64)
         ((False, False), "no outputs were saved"),
     ],
 )
-def test_outputs_that_came_as_files_do_not_ask_for_the_level(
+def test_outputs_that_came_as_files_do_not_request_the_level(
     results: Results, saved: tuple[bool, bool], words: str
 ) -> None:
     one, two = ({"f": features()} if is_saved else None for is_saved in saved)
@@ -327,16 +329,16 @@ def test_a_tolerance_may_be_set_for_one_output(results: Results) -> None:
     assert report.messages[0].startswith("b needs a tolerance of 5e-05, allowed 1e-05")
     assert report.numbers["tolerance_needed"] == pytest.approx(
         5e-5, rel=1e-2
-    )  # 5 times too much; a's is half
+    )  # 5 times b's tolerance; a needs half of its own
 
 
-def test_with_a_tolerance_of_nothing_only_equal_outputs_pass(results: Results) -> None:
+def test_with_a_tolerance_of_zero_only_equal_outputs_pass(results: Results) -> None:
     nothing = Limits(outputs={"f": 0.0})
     assert pair_of(results, {"f": features()}, {"f": features()}, nothing).verdict == "passed"
     assert pair_of(results, {"f": features()}, {"f": features() * 1.000001}, nothing).verdict == "failed"
 
 
-def test_a_tolerance_for_an_output_that_nobody_compared_is_refused(results: Results) -> None:
+def test_a_tolerance_for_an_output_that_no_pair_compared_is_refused(results: Results) -> None:
     pair_of(results, {"embedding": features()}, {"embedding": features()})
     with pytest.raises(HarnessError, match="embedding"):
         parity.parity(results.folder, reference="reference", limits=Limits(outputs={"embeding": 1e-3}))
