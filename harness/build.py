@@ -1,10 +1,13 @@
-"""A variant in a lower precision: what may be asked for, and how it comes into the artifact."""
+"""Typed calls into `exporters`, which need MindSpore, onnx or an Ascend compiler: fit, export, quantise, convert weights.
+
+The exporter's module is imported when the call is made.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness import registry
 from harness.detector import artifact
@@ -37,7 +40,7 @@ class PrecisionRequest:
     """What the variant's id says of the settings; made of them when not given."""
 
 
-def lower(
+def quantize(
     found: Artifact, category: Category, request: PrecisionRequest, *, head_in_graph: bool = False
 ) -> Variant:
     """Write the variant that `request` asks for into the artifact, one export at a time, and list it.
@@ -54,7 +57,7 @@ def lower(
         ExportError: float16 cannot hold what the network computes, or nothing could be quantised.
         UsageError: a node or an operator type that the graph does not have.
     """
-    export = registry.resolve("stage", "lower_precision", registry.STAGES)
+    export = registry.load("exporters.quantize.export:export")
     with artifact.locked(found.path):
         variant: Variant = export(found, category, request, head_in_graph=head_in_graph)
         artifact.add_variant(found.path, variant)
@@ -123,3 +126,71 @@ def export(
         variant: Variant = exporter(artifact, head_in_graph=head_in_graph, **asked)
         add_variant(artifact.path, variant)
     return variant
+
+
+def fit(request: FitRequest) -> tuple[Artifact, bool]:
+    """Fit a detector, or return the artifact that an equal request fitted before.
+
+    Returns:
+        The artifact, and whether it was fitted now.
+
+    Raises:
+        ArtifactError: the folder holds an artifact of another request, and `force` is not set.
+        DatasetError: too few images.
+        MissingExtra: MindSpore is not installed.
+        UsageError: settings that do not belong together.
+    """
+    fitted: tuple[Artifact, bool] = registry.load("exporters.fit.job:fit")(request)
+    return fitted
+
+
+def check_fit(request: FitRequest) -> None:
+    """Raise what would stop the fit of any category, whatever its images."""
+    registry.load("exporters.fit.job:check")(request)
+
+
+def quantizable_groups(artifact: Artifact) -> dict[str, tuple[str, ...]]:
+    """Name → nodes of the float32 ONNX variant that are worth keeping in float32 together.
+
+    Raises:
+        ArtifactError: no float32 ONNX variant, or a graph that is not in float32.
+    """
+    groups: dict[str, tuple[str, ...]] = registry.load("exporters.quantize.export:groups")(artifact)
+    return groups
+
+
+def om_dry_run(artifact: Artifact, request: OmRequest, *, head_in_graph: bool = False) -> str:
+    """The command and the AIPP file of an export to OM, as text; writes nothing and needs no `atc`.
+
+    Raises:
+        ArtifactError: no variant to compile.
+        UsageError: the request does not fit the artifact or the toolkit.
+    """
+    text: str = registry.load("exporters.ascend.om:dry_run")(artifact, request, head_in_graph=head_in_graph)
+    return text
+
+
+def fp16_report(artifact: Artifact, category: Category, *, images: int, head_in_graph: bool = False) -> Any:
+    """Report whether float16 can hold the network's tensors on `images` good images.
+
+    Raises:
+        ArtifactError: no ONNX variant, or a tensor that is not finite in float32.
+        MissingExtra: onnx or onnxruntime is not installed.
+    """
+    report = registry.load("exporters.ascend.fp16_report:report")
+    return report(artifact, category, images=images, head_in_graph=head_in_graph)
+
+
+def convert_weights(source: Path, target: Path) -> Any:
+    """Write a backbone's weights from any supported file as `.safetensors`, float32.
+
+    Raises:
+        UsageError: `target` has another ending.
+        WeightsError: the file is damaged, or is not of a known backbone.
+    """
+    return registry.load("exporters.weights.convert:convert")(source, target)
+
+
+def require_weights(path: Path, backbone: str) -> None:
+    """Raise `WeightsError` unless the file at `path` holds the weights of `backbone`."""
+    registry.load("exporters.weights.convert:load_backbone")(path, backbone)

@@ -79,18 +79,6 @@ DOCTORS = dict.fromkeys(
     ("ascend310", "ascend310p", "ascend310b", "ascend310-simulated"), "backends.ascend.doctor:steps"
 )
 """Backends with steps of their own for `harness.doctor.steps`."""
-STAGES = {
-    "fit": "exporters.fit.job:fit",
-    "check_fit": "exporters.fit.job:check",
-    "convert": "exporters.weights.convert:convert",
-    "load_weights": "exporters.weights.convert:load_backbone",
-    "om_dry_run": "exporters.ascend.om:dry_run",
-    "fp16_report": "exporters.ascend.fp16_report:report",
-    "lower_precision": "exporters.quantize.export:export",
-    "precision_groups": "exporters.quantize.export:groups",
-    "play": "backends.replay:play",
-    "blame_rerun": "harness.blame.nodes.reproducer:rerun",
-}
 OUR_PACKAGES = ("backends", "exporters")
 LIST_COMMANDS = {"backend": "python -m harness backends"}
 """Family → the command that lists its names."""
@@ -121,7 +109,12 @@ def resolve(family: str, name: str, table: Mapping[str, str]) -> Any:
     """
     if name not in table:
         raise UsageError(unknown(family, name, table, LIST_COMMANDS.get(family, "")))
-    module, _, attribute = table[name].partition(":")
+    return load(table[name])
+
+
+def load(target: str) -> Any:
+    """The object that `target`, `module:name`, names; its module is imported now."""
+    module, _, attribute = target.partition(":")
     _check_owner(module)
     return getattr(importlib.import_module(module), attribute)
 

@@ -72,10 +72,9 @@ def add_weights(parser: Parser) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from harness import registry
+    from harness import build
 
-    convert = registry.resolve("stage", "convert", registry.STAGES)
-    converted = convert(options.source, options.target)
+    converted = build.convert_weights(options.source, options.target)
     dtypes = ", ".join(f"{count} {name}" for name, count in sorted(converted.dtypes.items()))
     print(
         f"{options.target}: {converted.backbone}, {converted.parameters} parameters as float32 (stored as {dtypes})"

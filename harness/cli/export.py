@@ -116,7 +116,7 @@ def _export(options: argparse.Namespace) -> int:
     Raises:
         UsageError: options that do not belong together.
     """
-    from harness import build, datasets, registry
+    from harness import build, datasets
     from harness.detector import artifact
 
     if options.fp16_report:
@@ -129,9 +129,8 @@ def _export(options: argparse.Namespace) -> int:
     precisions = _precision_requests(options)
     for detector in artifact.find(options.artifact, ()):
         for name in dict.fromkeys(options.format):
-            if options.dry_run:
-                dry_run = registry.resolve("stage", "om_dry_run", registry.STAGES)
-                print(dry_run(detector, om, head_in_graph=options.head_in_graph))
+            if options.dry_run and om is not None:  # only OM has a dry run
+                print(build.om_dry_run(detector, om, head_in_graph=options.head_in_graph))
                 continue
             variant = build.export(
                 detector, name, head_in_graph=options.head_in_graph, om=om if name == "om" else None
@@ -139,7 +138,7 @@ def _export(options: argparse.Namespace) -> int:
             print(f"{detector.path / variant.model}: {_checked(variant)}")
         for request in precisions:
             category = datasets.load_category(options.data, detector.manifest.category)
-            variant = build.lower(
+            variant = build.quantize(
                 artifact.read(detector.path), category, request, head_in_graph=options.head_in_graph
             )
             print(f"{detector.path / variant.model}: {_reduced(detector, variant)}")
@@ -244,7 +243,7 @@ def _reduced(detector: Artifact, variant: Variant) -> str:
 def _report_fp16(options: argparse.Namespace) -> int:
     import msgspec
 
-    from harness import datasets, registry
+    from harness import build, datasets
     from harness.detector import artifact
 
     if options.data is None:
@@ -252,9 +251,8 @@ def _report_fp16(options: argparse.Namespace) -> int:
     if options.format or options.precision:
         raise UsageError("export --fp16-report exports nothing: leave out --format and --precision")
     _om_request(options)  # refuses options of --format om
-    report = registry.resolve("stage", "fp16_report", registry.STAGES)
     reports = [
-        report(
+        build.fp16_report(
             detector,
             datasets.load_category(options.data, detector.manifest.category),
             images=options.images or 16,

@@ -118,7 +118,7 @@ def _add_fit_options(parser: Parser) -> None:
 
 def _fit(options: argparse.Namespace) -> int:
     """Fit each category, or in a child process only `options.only`."""
-    from harness import datasets, registry
+    from harness import build, datasets
 
     names = categories(options, datasets.list_categories(options.data))
     template = _template(options)
@@ -134,7 +134,7 @@ def _fit(options: argparse.Namespace) -> int:
         _fit_here(template, names[0], options.data)
     else:
         _require_known(names, options.data)
-        registry.resolve("stage", "check_fit", registry.STAGES)(template)
+        build.check_fit(template)
         code = _fit_in_children(options, names)
     if code == 0:
         folder = shlex.quote(str(template.out))
@@ -207,11 +207,11 @@ def _fit_as_child(template: FitRequest, options: argparse.Namespace) -> None:
 
 
 def _fit_here(template: FitRequest, name: str, data: Path) -> None:
-    from harness import datasets, registry
+    from harness import build, datasets
 
     category = datasets.load_category(data, name)
     request = dataclasses.replace(template, category=category, out=template.out / category.name)
-    artifact, fresh = registry.resolve("stage", "fit", registry.STAGES)(request)
+    artifact, fresh = build.fit(request)
     print(f"{artifact.path}: {_summary(artifact, fresh=fresh)}")
     held_out = artifact.manifest.thresholds.held_out_images
     if held_out < FEW_HELD_OUT:

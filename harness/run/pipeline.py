@@ -119,7 +119,7 @@ def score_saved(job: Job, *, advance: Advance) -> Record:
         raise RecordError(
             f"{job.outputs}: outputs of {len(saved.rows)} images, the test set has {len(job.category.test)}"
         )
-    session = registry.resolve("stage", "play", registry.STAGES)(saved, job.outputs_device)
+    session = registry.load("backends.replay:play")(saved, job.outputs_device)
     return run(job, session, load_ms=None, advance=advance, saved=saved)
 
 

@@ -72,7 +72,6 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
     """
     from harness.datasets import synthetic
 
-    fit = registry.resolve("stage", "fit", registry.STAGES)
     data, artifacts = folder / "synthetic", folder / "artifacts" / f"{DETECTOR}-{BACKBONE}"
     say(f"data    synthetic images with exact masks, seed {seed} → {data}")
     synthetic.synthesise(data, synthetic.CATEGORIES, seed)
@@ -89,9 +88,9 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
             seed=seed,
         )
         try:
-            detector, fresh = fit(request)
+            detector, fresh = build.fit(request)
         except ArtifactError:  # of another seed or version: this folder is ours to replace
-            detector, fresh = fit(dataclasses.replace(request, force=True))
+            detector, fresh = build.fit(dataclasses.replace(request, force=True))
         exported = _export_missing(detector)
         manifest = detector.manifest
         how = f"fitted on {manifest.training.images} good images in {manifest.fit_report['seconds']} s"

@@ -72,15 +72,14 @@ def fitted(ready: Ready, step: Step) -> tuple[Artifact, bool]:
     without_weights = ready.request.weights is None and ready.request.suite.backbone != "none"
     if step.fitted is not None and (without_weights or not registry.is_installed("mindspore")):
         return step.fitted, False
-    fit = registry.resolve("stage", "fit", registry.STAGES)
     request = _fit_request(ready, step)
     result: tuple[Artifact, bool]
     try:
-        result = fit(request)
+        result = build.fit(request)
     except HarnessError as error:
         if not ready.request.options.force or error.exit_code != 2:  # 2: fitted from another request
             raise
-        result = fit(dataclasses.replace(request, force=True, resume=False))
+        result = build.fit(dataclasses.replace(request, force=True, resume=False))
     return result
 
 

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
-from harness import __version__, datasets, errors, registry, storage
+from harness import __version__, build, datasets, errors, registry, storage
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.detector.settings import Settings
@@ -127,8 +127,7 @@ def _weights_digest(request: SuiteRequest) -> str | None:
     backbone = request.suite.backbone
     if backbone == "none" or request.weights is None or str(request.weights) == UNTRAINED:
         return None
-    load = registry.resolve("stage", "load_weights", registry.STAGES)
-    load(request.weights, backbone)
+    build.require_weights(request.weights, backbone)
     return storage.sha256_of_file(request.weights)
 
 

@@ -96,8 +96,8 @@ def tune(
     original = detectors[0]
     category = datasets.load_category(request.data, original.manifest.category)
     if request.om is not None:  # before anything is made
-        registry.resolve("stage", "om_dry_run", registry.STAGES)(original, request.om, head_in_graph=False)
-    groups = registry.resolve("stage", "precision_groups", registry.STAGES)(original)
+        build.om_dry_run(original, request.om)
+    groups = build.quantizable_groups(original)
     copy = _copy(original, category, request)
     trials = _distinct(copy, (_unchanged(copy), *_make(copy, category, groups, request, say)))
     for trial in trials:
@@ -194,7 +194,7 @@ def _make(
             compiled.append(_trial(copy, f"atc {mode}", om, partial(build.export, copy, "om", om=om)))
             say(_line(compiled[-1]))
     for settings, precision in reductions(groups, request.images).items():
-        trials.append(_trial(copy, settings, precision, partial(build.lower, copy, category, precision)))
+        trials.append(_trial(copy, settings, precision, partial(build.quantize, copy, category, precision)))
         say(_line(trials[-1]))
     return [*trials, *compiled]
 

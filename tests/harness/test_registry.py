@@ -68,7 +68,7 @@ def test_an_unknown_backend_is_answered_with_the_command_that_lists_all() -> Non
         registry.backend("tpu")
 
 
-@pytest.mark.parametrize("family", ["BACKENDS", "HEADS", "LEARNERS", "NETS", "EXPORTERS", "STAGES"])
+@pytest.mark.parametrize("family", ["BACKENDS", "HEADS", "LEARNERS", "NETS", "EXPORTERS"])
 def test_every_name_in_a_table_points_at_a_file_of_ours_that_defines_it(family: str) -> None:
     root = Path(__file__).resolve().parents[2]
     for target in getattr(registry, family).values():
@@ -116,7 +116,7 @@ def test_an_exporters_package_without_a_file_is_refused(monkeypatch: pytest.Monk
     foreign.__file__ = None
     monkeypatch.setitem(sys.modules, "exporters", foreign)
     with pytest.raises(HarnessError, match=r"the package 'exporters' of another distribution .* hides ours"):
-        registry.resolve("stage", "fit", registry.STAGES)
+        registry.load("exporters.fit.job:fit")
 
 
 def test_our_own_packages_are_not_refused() -> None:

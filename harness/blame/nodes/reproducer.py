@@ -29,8 +29,7 @@ found = onnxruntime.InferenceSession("model.onnx", providers={providers!r}).run(
 print(abs(found[0].astype("float32") - numpy.load("expected.npz")[{tensor!r}]).max())
 """
 _ADAPTER = """\
-from harness import registry
-rerun = registry.resolve("stage", "blame_rerun", registry.STAGES)
+from harness.blame.nodes import rerun
 print(rerun(".", {backend!r}))
 """
 

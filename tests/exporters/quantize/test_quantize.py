@@ -81,7 +81,7 @@ def replaced(path: Path, model: Any, **changes: Any) -> Path:
 
 def lower(path: Path, tiny: Tiny, request: PrecisionRequest, **options: bool) -> Variant:
     category = datasets.load_category(tiny.data, "widget")
-    return build.lower(artifact.read(path), category, request, **options)
+    return build.quantize(artifact.read(path), category, request, **options)
 
 
 def changed(request: PrecisionRequest, **changes: Any) -> PrecisionRequest:
@@ -180,7 +180,7 @@ def test_other_training_images_than_the_fit_saw_are_refused(
     other = datasets.load_category(tmp_path / "other", "widget")
     shutil.copy(other.test[0].path, other.train[0].path)
     with pytest.raises(DatasetError, match=r"other training images than .* was fitted on"):
-        build.lower(artifact.read(widget), other, asked)
+        build.quantize(artifact.read(widget), other, asked)
     assert [path.name for path in widget.glob("*.onnx")] == ["onnx-fp32.onnx"]
 
 

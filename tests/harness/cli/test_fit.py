@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, registry
+from harness import build, cli
 from tests.conftest import write_category
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -77,8 +78,9 @@ def made(request):
 """
 
 HOOK = """
-from harness import registry
-registry.STAGES.update({"fit": "fakefit:fit", "check_fit": "fakefit:check"})
+import fakefit
+from harness import build
+build.fit, build.check_fit = fakefit.fit, fakefit.check
 """
 
 
@@ -94,10 +96,11 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FAKE_NOTES", str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(ROOT)]))
     monkeypatch.setattr(sys, "path", [str(site), *sys.path])
-    monkeypatch.setitem(registry.STAGES, "fit", "fakefit:fit")
-    monkeypatch.setitem(registry.STAGES, "check_fit", "fakefit:check")
     for module in ("fakefit", "fakemade"):
         monkeypatch.delitem(sys.modules, module, raising=False)
+    fake = importlib.import_module("fakefit")
+    monkeypatch.setattr(build, "fit", fake.fit)
+    monkeypatch.setattr(build, "check_fit", fake.check)
     return folder
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
 import pytest
 
-from harness import __version__, datasets, registry
+from harness import __version__, build, datasets, registry
 from harness.build import FitRequest
 from harness.detector import artifact
 from harness.detector.artifact import Artifact, Training, Weights
@@ -88,10 +86,7 @@ def bench(tiny: Tiny, tmp_path: Path, fakes: Path, monkeypatch: pytest.MonkeyPat
     suite_bench = Bench(root=tmp_path)
     for name in ("widget", "gadget"):
         write_category(suite_bench.data / name)
-    module = ModuleType("stand_in")
-    module.fit = lambda request: _stand_in(suite_bench, tiny, request)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "stand_in", module)
-    monkeypatch.setitem(registry.STAGES, "fit", "stand_in:fit")
+    monkeypatch.setattr(build, "fit", lambda request: _stand_in(suite_bench, tiny, request))
     pretend(monkeypatch, mindspore=True)
     return suite_bench
 

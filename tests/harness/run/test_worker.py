@@ -62,8 +62,7 @@ def test_a_killed_worker_leaves_its_signal_and_its_last_words(finished_run: Reco
 
 def test_a_worker_that_exits_leaves_its_exit_status(finished_run: Records) -> None:
     assert (
-        finished_run[1]["exit"].reason
-        == "the worker ended with exit status 7 before its record was written"
+        finished_run[1]["exit"].reason == "the worker ended with exit status 7 before its record was written"
     )
 
 
