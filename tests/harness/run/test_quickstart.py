@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from harness import cli, registry
+from harness import build, cli, registry
 from harness.build import FitRequest
 from harness.datasets import synthetic
 from harness.detector import artifact
@@ -49,7 +49,7 @@ def test_no_runnable_backend_is_an_error_with_the_next_step(monkeypatch: pytest.
 @pytest.fixture
 def requests(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[FitRequest]:
     """Replace the synthetic images by small ones and each fit by a copy of the tiny detector; return the fit requests."""
-    fit_request: list[FitRequest] = []
+    fit_requests: list[FitRequest] = []
 
     def synthesise(out: Path, categories: tuple[str, ...], seed: int) -> None:
         assert seed == 7
@@ -57,7 +57,7 @@ def requests(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[FitRequest]:
             write_category(out / name)
 
     def fit(request: FitRequest) -> tuple[Artifact, bool]:
-        fit_request.append(request)
+        fit_requests.append(request)
         fresh = not request.out.exists()
         if fresh:
             shutil.copytree(tiny.artifact, request.out)
@@ -66,11 +66,12 @@ def requests(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[FitRequest]:
             artifact.write_manifest(request.out, msgspec.structs.replace(manifest, fit_report=report))
         return artifact.read(request.out), fresh
 
-    parts: dict[str, Callable[..., Any]] = {"fit": fit, "mindir": describe_mindir}
+    exporters: dict[str, Callable[..., Any]] = {"mindir": describe_mindir}
     monkeypatch.setattr(synthetic, "synthesise", synthesise)
     monkeypatch.setattr(synthetic, "CATEGORIES", ("nut", "bolt"))
-    monkeypatch.setattr(registry, "resolve", lambda *fit_request: parts[fit_request[1]])
-    return fit_request
+    monkeypatch.setattr(build, "fit", fit)
+    monkeypatch.setattr(registry, "resolve", lambda _, name, __: exporters[name])
+    return fit_requests
 
 
 def describe_mindir(detector: Artifact, *, head_in_graph: bool) -> Variant:

@@ -340,7 +340,7 @@ def test_a_variant_of_the_same_bytes_is_made_and_not_measured(
         "int8 b": build.PrecisionRequest(precision="int8", label="b"),
     }
     monkeypatch.setattr(tuning, "reductions", lambda *_: requests)
-    monkeypatch.setattr(build, "lower", lower)
+    monkeypatch.setattr(build, "quantize", lower)
     lines: list[str] = []
     request = tuning.TuneRequest(artifact=tiny.artifact, data=tiny.data, to=tmp_path / "to", rounds=1)
     outcome = tuning.tune(request, say=lines.append, report=list[Record]().append)
@@ -364,7 +364,7 @@ def test_a_missing_atc_is_reported_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured: list[Any] = []
-    monkeypatch.setattr(build, "lower", lambda *request: measured.append(request))
+    monkeypatch.setattr(build, "quantize", lambda *request: measured.append(request))
     with pytest.raises(error):
         tune(tiny, tmp_path / "to", backends=("onnxruntime-cpu", "ascend310-simulated"), om=om)
     assert measured == []
@@ -378,7 +378,7 @@ def test_an_error_that_affects_every_setting_stops_the_tuning(
     def refuse(*_: Any, **__: Any) -> None:
         raise error("not here")
 
-    monkeypatch.setattr(build, "lower", refuse)
+    monkeypatch.setattr(build, "quantize", refuse)
     with pytest.raises(error, match="not here"):
         tune(tiny, tmp_path / "to")
     assert planned == []
