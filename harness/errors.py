@@ -7,6 +7,7 @@ HarnessError            something the user can act on; carries the exit code of 
 ├── RecordError         a record or its evidence is incomplete, altered or not of this schema (2)
 ├── VerdictError        a comparison was made and failed (1)
 ├── NotMeasured         what a gate asks for is not there, or is not to be trusted (3)
+├── PluginError         another distribution's plug-in cannot be used (3)
 └── Unavailable         something needed is not on this machine (3)
     └── MissingExtra    an optional package is not installed; says the install command
 
@@ -59,6 +60,10 @@ class VerdictError(HarnessError):
 
 class NotMeasured(HarnessError):  # noqa: N818 - reads as what it says
     """What a gate asks for is not there, or is not to be trusted; the message says which and why."""
+
+
+class PluginError(HarnessError):
+    """Another distribution's plug-in cannot be used; the message names the distribution."""
 
 
 class Unavailable(HarnessError):  # noqa: N818 - reads as what it says: "ascend910 is unavailable"

@@ -1,23 +1,20 @@
-"""Names → implementations, resolved when used: the only way the engine reaches backends, exporters and learners.
+"""Names → implementations, loaded when used: the engine's only way to backends, exporters, learners and heads.
 
-A new part is one new file and one line here; another distribution adds a backend by an entry point in the group
-`harness.backends` whose name is the backend's and whose value is `module:object`.
+A built-in part is one new file and one line here. Other distributions add parts by entry points: `harness.plugins`.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError, UsageError, unknown
+from harness import plugins
+from harness.plugins import Family
 
 if TYPE_CHECKING:
-    from harness.contracts import Backend, HeadFactory
+    from harness.contracts import Backend, DetectorPlugin, HeadFactory
 
+load, resolve = plugins.load, plugins.resolve
 BACKENDS = {
     "onnxruntime-cpu": "backends.ort:cpu",
     "onnxruntime-gpu": "backends.ort:gpu",
@@ -79,64 +76,60 @@ DOCTORS = dict.fromkeys(
     ("ascend310", "ascend310p", "ascend310b", "ascend310-simulated"), "backends.ascend.doctor:steps"
 )
 """Backends with steps of their own for `harness.doctor.steps`."""
-OUR_PACKAGES = ("backends", "exporters")
-LIST_COMMANDS = {"backend": "python -m harness backends"}
-"""Family → the command that lists its names."""
+BACKEND_FAMILY: Family[Backend] = Family(
+    kind="backend",
+    builtin=BACKENDS,
+    group="harness.backends",
+    members=("formats", "environment", "simulated", "unavailable", "open"),
+    list_command="python -m harness backends",
+)
+HEAD_FAMILY: Family[HeadFactory] = Family(
+    kind="head", builtin=HEADS, group="harness.heads", members=("scores_input",)
+)
+DETECTOR_FAMILY: Family[DetectorPlugin] = Family(
+    kind="detector",
+    builtin=LEARNERS,
+    group="harness.detectors",
+    members=("learn", "settings", "preprocessing"),
+)
+WITHOUT_BACKBONE = ("ssim_ae",)
+"""Built-in detectors without a pretrained backbone; a plug-in has none either."""
 
 
 def backend_names() -> tuple[str, ...]:
-    """Built-in backends, then those other distributions add."""
-    return (*BACKENDS, *sorted(set(_entry_points()) - set(BACKENDS)))
+    """Built-in backends, then those of other distributions."""
+    return BACKEND_FAMILY.names()
 
 
 def backend(name: str) -> Backend:
-    """The backend called `name`."""
-    found: Backend = resolve("backend", name, {**_entry_points(), **BACKENDS})
-    return found
+    """The backend called `name`; raises as `harness.plugins.Family.load` does."""
+    return BACKEND_FAMILY.load(name)
 
 
 def head(name: str) -> HeadFactory:
-    """The head called `name`."""
-    found: HeadFactory = resolve("head", name, HEADS)
-    return found
+    """The head called `name`; raises as `harness.plugins.Family.load` does."""
+    return HEAD_FAMILY.load(name)
 
 
-def resolve(family: str, name: str, table: Mapping[str, str]) -> Any:
-    """The object that `table` names.
+def detector_names() -> tuple[str, ...]:
+    """Built-in detectors, then those of other distributions."""
+    return DETECTOR_FAMILY.names()
+
+
+def detector_plugin(name: str) -> DetectorPlugin | None:
+    """The detector of another distribution called `name`; `None` for a built-in one.
 
     Raises:
-        UsageError: an unknown name, with the nearest known one.
+        PluginError, UsageError: as `harness.plugins.Family.load`.
     """
-    if name not in table:
-        raise UsageError(unknown(family, name, table, LIST_COMMANDS.get(family, "")))
-    return load(table[name])
+    return DETECTOR_FAMILY.plugin(name)
 
 
-def load(target: str) -> Any:
-    """The object that `target`, `module:name`, names; its module is imported now."""
-    module, _, attribute = target.partition(":")
-    _check_owner(module)
-    return getattr(importlib.import_module(module), attribute)
+def has_backbone(detector: str) -> bool:
+    """Whether a detector is fitted on a pretrained backbone's features."""
+    return detector in LEARNERS and detector not in WITHOUT_BACKBONE
 
 
 def is_installed(package: str) -> bool:
     """Whether `package` can be imported, without importing it."""
     return importlib.util.find_spec(package) is not None
-
-
-def _entry_points() -> dict[str, str]:
-    return {point.name: point.value for point in importlib.metadata.entry_points(group="harness.backends")}
-
-
-def _check_owner(module: str) -> None:
-    """Refuse to run with another distribution's `backends` or `exporters` in the place of ours."""
-    package = module.partition(".")[0]
-    if package not in OUR_PACKAGES:
-        return
-    ours = Path(__file__).resolve().parents[1] / package
-    found = Path(str(importlib.import_module(package).__file__)).resolve().parent
-    if found != ours:
-        raise HarnessError(
-            f"the package {package!r} of another distribution ({found}) hides ours ({ours}): "
-            "use an environment of its own for the harness"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 
 from harness.cli.arguments import Parser, add_json
@@ -20,10 +21,14 @@ def add_backends(parser: Parser) -> None:
 
 def _backends(options: argparse.Namespace) -> int:
     from harness import registry
+    from harness.errors import PluginError
     from harness.run import worker
 
     reasons = worker.probe_all()
-    formats = {name: registry.backend(name).formats for name in reasons}
+    formats: dict[str, tuple[str, ...]] = dict.fromkeys(reasons, ())
+    for name in reasons:
+        with contextlib.suppress(PluginError):  # its reason says so
+            formats[name] = registry.backend(name).formats
     if options.json:
         rows = [
             {"backend": name, "runs_here": reason is None, "reason": reason, "formats": formats[name]}

@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 
 from harness import machine, registry
-from harness.errors import HarnessError, Unavailable, UsageError
+from harness.errors import HarnessError, PluginError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from harness.doctor.steps import Check
@@ -76,8 +76,12 @@ def start(job: Job, *, advance: Callable[[int], None], timeout: float) -> Path:
 
 def probe(backend: str) -> str | None:
     """Why `backend` cannot run on this machine, or `None` if it can; a process of its own finds out."""
+    try:
+        environment = registry.backend(backend).environment
+    except PluginError as error:  # one unusable plug-in must not hide the other backends
+        return str(error)
     with tempfile.TemporaryFile() as log:
-        process = _spawn(["--probe", backend], registry.backend(backend).environment, log)
+        process = _spawn(["--probe", backend], environment, log)
         output, _ = process.communicate()
         if process.returncode != 0:
             return _death(process.returncode, hung=False, timeout=0) + _last_words(log)
