@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from exporters.fit.base import Images, Learnt
 from exporters.nets.fastflow import BACKBONE, FastflowNet, Flows, frozen, initial
 from exporters.nets.resnet import arrays_of
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
 from exporters.train.loop import Task, epochs_of, train
 from harness.build import FitRequest
+from harness.contracts import Images, Learnt
 from harness.detector.artifact import HeadSpec
 from harness.detector.settings import Fastflow
 from harness.errors import UsageError

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from exporters.fit.base import Images, Learnt
 from exporters.fit.gaussian import Factors, GaussianAccumulator, factorise
 from exporters.nets.padim import PadimNet
 from exporters.nets.resnet import load
 from exporters.runtime import mindspore as ms
 from harness import machine
 from harness.build import FitRequest
+from harness.contracts import Images, Learnt
 from harness.detector.artifact import HeadSpec
 from harness.detector.settings import Padim
 from harness.errors import UsageError

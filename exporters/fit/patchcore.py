@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from exporters.errors import WeightsError
 from exporters.fit import coreset
-from exporters.fit.base import Images, Learnt
 from exporters.fit.faiss_index import read_index
 from exporters.nets.patchcore import PatchcoreNet
 from exporters.nets.resnet import load
 from exporters.runtime import mindspore as ms
 from harness import machine, storage
 from harness.build import FitRequest
+from harness.contracts import Images, Learnt
 from harness.detector.artifact import HeadSpec
 from harness.detector.settings import Patchcore
 from harness.errors import ArtifactError, UsageError

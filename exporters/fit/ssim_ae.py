@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 
 from exporters.fit.augment import Augmentation
-from exporters.fit.base import Images, Learnt
 from exporters.fit.job import preprocessing
 from exporters.nets.ssim_ae import SsimAeNet, initial
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn
 from exporters.train.loop import Task, train
 from harness.build import FitRequest
+from harness.contracts import Images, Learnt
 from harness.detector.artifact import HeadSpec
 from harness.detector.preprocess import Preprocessor, Resize
 from harness.detector.settings import SsimAe

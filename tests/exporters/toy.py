@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from exporters.fit.base import Images, Learnt
 from exporters.runtime import mindspore as ms
 from exporters.runtime import nn, ops
 from exporters.train.loop import Task, epochs_of, train
 from harness.build import FitRequest
+from harness.contracts import Images, Learnt
 from harness.detector.artifact import HeadSpec
 from harness.detector.settings import Settings, Stpm, Trained
 from harness.heads.graph import MAP, SCORE

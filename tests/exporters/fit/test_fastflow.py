@@ -425,10 +425,10 @@ def test_every_epoch_shows_whole_batches_of_different_images(batch_size: int, ro
 
 
 def test_rows_are_the_backbones_features_layer_after_layer(small: FitRequest) -> None:
-    from exporters.fit.base import Images
     from exporters.fit.fastflow import _features
     from exporters.fit.job import preprocessing
     from exporters.nets.fastflow import frozen
+    from harness.contracts import Images
 
     images = Images(samples=small.category.train[:10], preprocessor=Preprocessor(preprocessing(SETTINGS)))
     backbone = frozen("resnet18", convert.random_backbone("resnet18", 0))
