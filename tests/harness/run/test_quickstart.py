@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -112,15 +112,14 @@ def test_a_second_built_in_run_exports_nothing(requests: list[FitRequest], tmp_p
 def test_detectors_of_another_seed_or_version_are_replaced(
     requests: list[FitRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = registry.resolve("stage", "fit", {})
+    fit = build.fit
 
     def strict(request: FitRequest) -> tuple[Artifact, bool]:
         if not request.force:
             raise ArtifactError("fitted from another request")
-        return cast("tuple[Artifact, bool]", fit(request))
+        return fit(request)
 
-    parts = {"fit": strict, "mindir": describe_mindir}
-    monkeypatch.setattr(registry, "resolve", lambda *fit_request: parts[fit_request[1]])
+    monkeypatch.setattr(build, "fit", strict)
     quickstart.prepare(tmp_path, seed=7, backends=["one"], say=list[str]().append)
     assert [fit_request.force for fit_request in requests] == [True, True]
 
