@@ -29,14 +29,20 @@ def _lines(command: argparse.ArgumentParser) -> Iterator[str]:
     for group in command._action_groups:  # noqa: SLF001
         rows = [action for action in group._group_actions if _is_shown(action)]  # noqa: SLF001
         if rows and words:
-            yield "" if group.title in {"positional arguments", "options"} else f"{_escaped(group.title or '')}:\n"
+            yield (
+                ""
+                if group.title in {"positional arguments", "options"}
+                else f"{_escaped(group.title or '')}:\n"
+            )
             yield "| argument | |\n|---|---|"
             yield from (f"| {_name(action)} | {_escaped(_text(action, command))} |" for action in rows)
             yield ""
     if command.epilog and words:
         yield f"```text\n{command.epilog}\n```\n"
     for action in children:
-        _help_of.update({f"{action.choices[one.dest].prog}": one.help or "" for one in action._choices_actions})  # noqa: SLF001
+        _help_of.update(
+            {f"{action.choices[one.dest].prog}": one.help or "" for one in action._choices_actions}
+        )  # noqa: SLF001
         for child in dict.fromkeys(action.choices.values()):
             yield from _lines(child)
 

@@ -33,7 +33,7 @@ from tests.harness.onnx_models.models import (
     node,
 )
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "onnx.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "reference" / "onnx-models.md").read_text(encoding="utf-8")
 UNIT = "range=unit"
 HEAD = [node("GlobalAveragePool", "input", "pooled"), node("Flatten", "pooled", "flat")]
 
