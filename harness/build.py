@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness import registry
 from harness.detector import artifact
 from harness.detector.artifact import Artifact, Variant, add_variant, locked
+from harness.errors import UsageError
 from harness.types import Category
 
 if TYPE_CHECKING:
@@ -120,6 +121,13 @@ def export(
 
     `om` goes with the format of that name alone, which needs it.
     """
+    detector = artifact.manifest.detector
+    if format_ != "om" and detector not in registry.LEARNERS and detector in registry.detector_names():
+        variants = ", ".join(variant.id for variant in artifact.manifest.variants)
+        raise UsageError(
+            f"{artifact.path}: {detector} is a plug-in, whose fit has written the variant {variants}: it is "
+            "ready for bench"
+        )
     with locked(artifact.path):
         exporter = registry.resolve("format", format_, registry.EXPORTERS)
         asked = {} if om is None else {"om": om}

@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from exporters.fit.base import Images, Learner, Learnt
-from exporters.runtime import mindspore as ms
-from exporters.runtime import use
+from exporters.fit import plugin
+from exporters.fit.base import Learner
 from exporters.train import checkpoint
 from exporters.weights import convert as weights_module
 from harness import __version__, datasets, machine, registry, storage
 from harness.build import FitRequest
+from harness.contracts import Images, Learnt
 from harness.detector import artifact, training_log
 from harness.detector.artifact import Artifact, Manifest, Thresholds, Training, Weights
 from harness.detector.preprocess import (
@@ -78,7 +78,7 @@ def learn(request: FitRequest) -> Learnt:
 
 def _fit(request: FitRequest) -> tuple[Artifact, bool]:
     source, parameters = _weights(request)
-    steps = preprocessing(request.settings)
+    steps = _steps(request)
     fingerprint = datasets.fingerprint(request.category, "train")
     digest = _request_digest(request, source, steps, fingerprint)
     earlier = _earlier(request, digest)
@@ -118,10 +118,10 @@ def _fit(request: FitRequest) -> tuple[Artifact, bool]:
             "host": msgspec.to_builtins(machine.describe()),
             "peak_memory_bytes": machine.peak_memory_bytes(),
         },
-        software={"harness": __version__, "mindspore": ms.__version__, "numpy": np.__version__},
+        software={"harness": __version__, **_software(request), "numpy": np.__version__},
     )
     manifest = msgspec.structs.replace(manifest, detector_sha256=artifact.detector_digest(manifest))
-    return _write(request.out, manifest, learnt), True
+    return _write(request.out, manifest, learnt, images), True
 
 
 def _require_possible(request: FitRequest) -> None:
@@ -143,16 +143,26 @@ def _require_possible(request: FitRequest) -> None:
             f"--workers {request.settings.workers} share every batch evenly: give a --batch-size they divide, not "
             f"{request.settings.batch_size}"
         )
-    use(request.device)
+    if registry.detector_plugin(request.detector) is None:
+        from exporters.runtime import use
+
+        use(request.device)
+    elif request.device != "cpu":
+        raise UsageError(
+            f"--device {request.device}: {request.detector} is a plug-in, which chooses its device itself"
+        )
 
 
 def _learn(request: FitRequest, parameters: Mapping[str, Float32]) -> tuple[Learnt, Images, Images]:
     """What the learner made, the images it saw, and those held out."""
-    preprocessor = Preprocessor(preprocessing(request.settings))
+    preprocessor = Preprocessor(_steps(request))
     images, unseen = (
         Images(samples=samples, preprocessor=preprocessor)
         for samples in hold_out(request.category, request.seed)
     )
+    detector = registry.detector_plugin(request.detector)
+    if detector is not None:
+        return plugin.learn(detector, request, images, unseen), images, unseen
     learner: Learner = registry.resolve("detector", request.detector, registry.LEARNERS)
     return learner(request, parameters, images, unseen), images, unseen
 
@@ -162,6 +172,21 @@ def _training_report(log: TrainingLog | None) -> dict[str, Any]:
         return {}
     start = {} if log.start is None else {"init_from": msgspec.to_builtins(log.start)}
     return {"training": log.summary()} | start
+
+
+def _steps(request: FitRequest) -> tuple[Step, ...]:
+    detector = registry.detector_plugin(request.detector)
+    return preprocessing(request.settings) if detector is None else detector.preprocessing(request.settings)
+
+
+def _software(request: FitRequest) -> dict[str, str]:
+    """Name → version of what the fit ran on."""
+    if registry.detector_plugin(request.detector) is not None:
+        name, _, version = registry.DETECTOR_FAMILY.distribution(request.detector).partition(" ")
+        return {name: version}
+    from exporters.runtime import mindspore
+
+    return {"mindspore": mindspore.__version__}
 
 
 def preprocessing(settings: Settings) -> tuple[Step, ...]:
@@ -230,13 +255,16 @@ def _request_digest(request: FitRequest, source: Weights, steps: tuple[Step, ...
         else None,
         "quantile": IMAGE_QUANTILE,
         "harness": __version__,
-        "code": _code_digest(),
+        "code": _code_digest(request),
     }
     return storage.sha256_of_json(asked)
 
 
-def _code_digest() -> str:
+def _code_digest(request: FitRequest) -> str:
     """SHA-256 over the learners' source: a changed fit is not mistaken for a finished one."""
+    detector = registry.detector_plugin(request.detector)
+    if detector is not None:
+        return plugin.code_digest(detector, registry.DETECTOR_FAMILY.distribution(request.detector))
     folder = Path(__file__).parent
     files = sorted([*folder.glob("*.py"), *folder.parent.glob("nets/*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -262,20 +290,23 @@ def _thresholds(learnt: Learnt, images: Images) -> Thresholds:
     head = registry.head(learnt.head.name)(learnt.head.parameters, learnt.state, threads=1)
     maps, scores = [], []
     for batch, real in images.batches():
-        scored = head(batch, learnt.run(batch))
+        scored = head(batch, plugin.copied(batch) if learnt.run is None else learnt.run(batch))
         maps.append(scored.maps[:real])
         scores.append(scored.images[:real])
+    pixels = np.concatenate(maps)
+    from_maps = pixels.size and not learnt.pixel_threshold  # a plug-in's head may give no maps
     return Thresholds(
         image=float(np.quantile(np.concatenate(scores), IMAGE_QUANTILE, method="higher")),
-        pixel=learnt.pixel_threshold
-        or float(np.quantile(np.concatenate(maps), learnt.pixel_quantile, method="higher")),
+        pixel=float(np.quantile(pixels, learnt.pixel_quantile, method="higher"))
+        if from_maps
+        else learnt.pixel_threshold,
         image_quantile=IMAGE_QUANTILE,
-        pixel_quantile=None if learnt.pixel_threshold else learnt.pixel_quantile,
+        pixel_quantile=learnt.pixel_quantile if from_maps else None,
         held_out_images=len(images.samples),
     )
 
 
-def _write(out: Path, manifest: Manifest, learnt: Learnt) -> Artifact:
+def _write(out: Path, manifest: Manifest, learnt: Learnt, images: Images) -> Artifact:
     """Build the folder beside its place, then move it there: a killed fit leaves no half an artifact."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
@@ -285,6 +316,8 @@ def _write(out: Path, manifest: Manifest, learnt: Learnt) -> Artifact:
         artifact.write_arrays(made / artifact.NET, learnt.net)
         if learnt.training is not None:
             training_log.write(made, learnt.training)
+        if registry.detector_plugin(manifest.detector) is not None:
+            manifest = plugin.with_variant(made, manifest, learnt, images)
         artifact.write_manifest(made, manifest)
         if out.exists():
             shutil.move(out, Path(folder) / "replaced")

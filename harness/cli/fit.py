@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from harness.detector.artifact import Artifact
     from harness.detector.settings import Settings
 
-DETECTORS = ("padim", "patchcore", "fastflow", "stpm", "ssim_ae")
 BACKBONES = ("resnet18", "wide_resnet50_2", "wide_resnet101_2")
 FEW_HELD_OUT = 20
 """Fewer held-out images than this cannot place a 95 % quantile: the threshold is their largest score."""
@@ -37,11 +36,13 @@ _SETTINGS = {
 
 def add_fit(parser: Parser) -> None:
     """Add the options of `fit`."""
+    from harness import registry
+
     parser.describe(
         "Fit a detector on the good images of each category, and write one artifact per category.",
         example="fit --weights resnet18.safetensors --data data --category bottle",
     )
-    parser.add_argument("--detector", choices=DETECTORS, default="padim", help="what to fit")
+    parser.add_argument("--detector", choices=registry.detector_names(), default="padim", help="what to fit")
     _add_fit_options(parser)
 
 
@@ -118,7 +119,7 @@ def _add_fit_options(parser: Parser) -> None:
 
 def _fit(options: argparse.Namespace) -> int:
     """Fit each category, or in a child process only `options.only`."""
-    from harness import build, datasets
+    from harness import build, datasets, registry
 
     names = categories(options, datasets.list_categories(options.data))
     template = _template(options)
@@ -138,18 +139,23 @@ def _fit(options: argparse.Namespace) -> int:
         code = _fit_in_children(options, names)
     if code == 0:
         folder = shlex.quote(str(template.out))
-        print(f"next: python -m harness export {folder} --format onnx --format mindir")
+        if template.detector in registry.LEARNERS:
+            print(f"next: python -m harness export {folder} --format onnx --format mindir")
+        else:  # the fit of a plug-in writes its variant
+            print(f"next: python -m harness bench {folder} --data {shlex.quote(str(options.data))}")
     return code
 
 
 def _template(options: argparse.Namespace) -> FitRequest:
     """The request that all categories share; its category is empty, its `out` is the folder of all artifacts."""
+    from harness import registry
     from harness.build import FitRequest
     from harness.types import Category
 
-    if options.detector == "ssim_ae" and (options.weights or options.backbone) is not None:
-        raise UsageError("ssim_ae has no backbone: leave out --weights and --backbone")
-    backbone = "none" if options.detector == "ssim_ae" else options.backbone or "resnet18"
+    has_backbone = registry.has_backbone(options.detector)
+    if not has_backbone and (options.weights or options.backbone) is not None:
+        raise UsageError(f"{options.detector} has no backbone: leave out --weights and --backbone")
+    backbone = options.backbone or "resnet18" if has_backbone else "none"
     if options.weights is None and backbone != "none":
         raise UsageError("fit needs --weights W: a backbone's file, or `random` for an untrained one")
     return FitRequest(
@@ -269,10 +275,12 @@ def _say_as(name: str, line: str, *, error: bool) -> None:
 
 def add_settings(parser: Parser) -> None:
     """Add the options of `settings`."""
+    from harness import registry
+
     parser.describe(
         "List a detector's settings with their defaults, for fit --set NAME=VALUE.", example="settings padim"
     )
-    parser.add_argument("detector", choices=DETECTORS, help="whose settings")
+    parser.add_argument("detector", choices=registry.detector_names(), help="whose settings")
     parser.set_defaults(run=_describe_settings)
 
 

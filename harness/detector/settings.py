@@ -14,6 +14,7 @@ import msgspec
 from harness import errors
 from harness.detector.preprocess import Interpolation, Size
 from harness.errors import UsageError
+from harness.plugins import Family
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
@@ -138,15 +139,22 @@ _SETTINGS: dict[str, type[Settings]] = {
 }
 
 
+_DETECTORS: Family[Any] = Family(
+    kind="detector",
+    builtin=dict.fromkeys(_SETTINGS, ""),
+    group="harness.detectors",
+    members=("settings",),
+)
+
+
 def settings(detector: str, given: Mapping[str, Any]) -> Settings:
     """The settings of `detector`: those given, and its defaults for the others.
 
     Raises:
         UsageError: an unknown detector or name, or a value of the wrong type or out of range.
     """
-    if detector not in _SETTINGS:
-        raise UsageError(errors.unknown("detector", detector, _SETTINGS))
-    kind = _SETTINGS[detector]
+    plugin = _DETECTORS.plugin(detector)
+    kind: type[Settings] = _SETTINGS[detector] if plugin is None else plugin.settings
     for name in given:
         if name not in kind.__struct_fields__:
             command = f"python -m harness settings {detector}"

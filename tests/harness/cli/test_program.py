@@ -351,7 +351,7 @@ def runs(process: int) -> bool:
 
 def test_the_names_in_the_parsers_are_those_in_the_registry() -> None:
     assert (
-        set(fit.DETECTORS)
+        set(registry.detector_names())
         == set(registry.LEARNERS)
         == set(registry.NETS)
         == set(registry.HEADS) - {"given", "graph"}
