@@ -9,6 +9,7 @@ import numpy as np
 
 from exporters.errors import ExportError, ExportMismatch
 from harness.errors import MissingExtra, UsageError
+from harness.onnx_models.graph import opset_of
 from harness.types import AnyArray, Float32
 
 try:
@@ -48,12 +49,7 @@ def stage(source: Path, target: Path, cann: str) -> int:
     """Write the model at `source` to `target`, `converted` for `cann`; gives its opset there."""
     model = converted(onnx.load(str(source)), cann)
     onnx.save(model, str(target))
-    return version(model)
-
-
-def version(model: onnx.ModelProto) -> int:
-    """Opset of the standard operators."""
-    return next(int(item.version) for item in model.opset_import if item.domain in {"", "ai.onnx"})
+    return opset_of(model)
 
 
 def converted(model: onnx.ModelProto, cann: str) -> onnx.ModelProto:
@@ -65,7 +61,7 @@ def converted(model: onnx.ModelProto, cann: str) -> onnx.ModelProto:
         MissingExtra: onnxruntime, which compares the two, is not installed.
     """
     lowest, highest = accepted(cann)
-    has = version(model)
+    has = opset_of(model)
     return in_opset(
         model,
         min(max(has, lowest), highest),
@@ -82,7 +78,7 @@ def in_opset(model: onnx.ModelProto, wanted: int, *, why: str, remedy: str) -> o
         ExportMismatch: the converted model computes something else.
         MissingExtra: onnxruntime, which compares the two, is not installed.
     """
-    has = version(model)
+    has = opset_of(model)
     if wanted == has:
         return model
     try:
@@ -104,8 +100,8 @@ def _require_equal(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
         difference = float(np.abs(got - expected).max()) / largest if got.shape == expected.shape else np.inf
         if not difference <= TOLERANCE:  # NaN too
             raise ExportMismatch(
-                f"output {spec.name!r} of the model in opset {version(made)} differs by {difference:.2g} of its largest value "
-                f"from opset {version(model)} (accepted: {TOLERANCE:g}); nothing was compiled: use a newer CANN"
+                f"output {spec.name!r} of the model in opset {opset_of(made)} differs by {difference:.2g} of its largest value "
+                f"from opset {opset_of(model)} (accepted: {TOLERANCE:g}); nothing was compiled: use a newer CANN"
             )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters import opset
 from exporters.errors import ExportError
 from exporters.quantize import float16, graph, int8
 from exporters.quantize.calibration import batches, spread
@@ -18,6 +17,7 @@ from harness import datasets, storage
 from harness.build import IMAGES, PrecisionRequest
 from harness.detector.artifact import HEAD, Artifact, Lowered, Variant
 from harness.errors import DatasetError, MissingExtra
+from harness.onnx_models.graph import opset_of
 from harness.types import AnyArray, Category, Sample
 
 try:
@@ -71,7 +71,7 @@ def export(
         | {
             "onnxruntime": onnxruntime.__version__,
             "onnx": onnx.__version__,
-            "opset": str(opset.version(made)),
+            "opset": str(opset_of(made)),
         },
         lowered=Lowered(
             source=made_from.id,

@@ -16,6 +16,7 @@ from exporters import opset
 from exporters.errors import ExportError
 from harness.build import Calibration
 from harness.errors import MissingExtra
+from harness.onnx_models.graph import opset_of
 from harness.types import AnyArray
 
 try:
@@ -57,7 +58,7 @@ def int8_from_float32(
     source, target = folder / "float32.onnx", folder / "int8.onnx"
     raised = opset.in_opset(
         model,
-        max(opset.version(model), OPSET),
+        max(opset_of(model), OPSET),
         why=f"int8 weights per channel need {OPSET}",
         remedy="export ONNX again, in a newer opset",
     )

@@ -1,7 +1,8 @@
-"""ONNX models that were not exported here: read, described, and taken over as artifacts that `bench` measures as any other.
+"""ONNX models from elsewhere: read, described, and made into artifacts that `bench` measures like any other.
 
-`protobuf` reads the file, `graph` what of it matters, `way_in` what it does to the picture first, `recognise` drafts a
-`description` of how pictures go in and what comes out, `adopt` makes an artifact of file and description. No ONNX package is needed, and nothing in the file is executed.
+`graph` reads the file, `built_in_steps` finds the preprocessing inside the graph, `recognise` drafts a `description` of
+inputs and outputs, `check` says what the description lacks, `adopt` makes an artifact of file and description. Reading
+needs the package onnx. Nothing in the file is executed.
 """
 
 from harness.onnx_models.adopt import adopt

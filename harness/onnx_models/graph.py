@@ -1,4 +1,4 @@
-"""What of an ONNX file says how the model is to be used, and the files that belong to it."""
+"""The parts of an ONNX file that say how the model is used, and the files that belong to the model."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness import storage
-from harness.errors import ArtifactError
-from harness.onnx_models.protobuf import Message, parse
+from harness.errors import ArtifactError, MissingExtra
 from harness.types import AnyArray
 
-# Of TensorProto.DataType; the others are of no use for a picture, a map or a score.
+if TYPE_CHECKING:
+    import onnx
+
+# Of TensorProto.DataType; no picture, map or score has one of the others.
 _DTYPES = {
     1: "float32",
     2: "uint8",
@@ -26,17 +28,26 @@ _DTYPES = {
     10: "float16",
     11: "float64",
 }
+_CONSTANTS: Mapping[int, tuple[np.dtype[Any], str]] = {
+    1: (np.dtype("<f4"), "float_data"),
+    7: (np.dtype("<i8"), "int64_data"),
+}
+"""Data type of a constant that is read → how it is stored, and the field for values that are not raw bytes."""
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-"""What a stock onnxruntime runs."""
+"""Domains of the operators that a stock onnxruntime runs."""
+_EXTERNAL = 1
+"""TensorProto.DataLocation of a tensor whose values lie in another file."""
+_LARGEST = 1024
+"""Bytes of the largest tensor that is read; larger tensors are weights."""
 
 
 def printable(text: str) -> str:
-    """`text` from a file as a terminal may show it: with quotes and escapes where a character is not printable."""
+    """`text` from a file as a terminal may show it: quoted and escaped if a character is not printable."""
     return text if text.isprintable() else repr(text)
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` is one line of printable characters, as records and tables want it."""
+    """Whether `text` is one line of printable characters, as records and tables need it."""
     return bool(text.strip()) and text.isprintable()
 
 
@@ -47,7 +58,7 @@ class Value:
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
-    """`None` for a side that is free; `None` in its place where the file does not even say the rank."""
+    """A free side is `None`; the whole shape is `None` if the file does not state the rank."""
 
     def __str__(self) -> str:
         sides = (
@@ -76,81 +87,86 @@ class Graph:
     opsets: Mapping[str, int]
     """Domain → version; the empty domain is ONNX's own."""
     metadata: tuple[tuple[str, str], ...]
-    """Keys and values; nothing keeps a file from giving one twice."""
+    """Keys and values; a file may hold the same key twice."""
     inputs: tuple[Value, ...]
     """Without those that have an initial value."""
     outputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
     constants: Mapping[str, AnyArray]
-    """Small ones: name → float32 or int64 values, flat."""
+    """Small constants: name → float32 or int64 values, flat."""
     shapes: Mapping[str, tuple[int, ...]]
-    """Of the initial values, large ones too."""
+    """Shapes of all initial values, large ones too."""
     files: Mapping[str, str]
     """Name relative to the model's folder → SHA-256: the model, then its external data."""
 
 
 def read(path: Path) -> Graph:
-    """Read an ONNX file and digest it with its external data.
+    """Read an ONNX file and digest it with its external data; nothing in the file is executed.
 
     Raises:
-        ArtifactError: no ONNX model, a truncated one, one with custom operators, or whose external data is missing, too
-            short, or outside the model's folder; or a file name that no record may hold.
+        ArtifactError: the file is no ONNX model, is truncated, or needs custom operators; its external data is missing, too
+            short, or outside the model's folder; or no record may hold the file's name.
+        MissingExtra: onnx is not installed.
     """
     _require_file(path, "no such file", "name an .onnx file")
     if not is_name(path.stem):
         raise ArtifactError(
             f"{str(path)!r}: its name is not one line of printable characters; rename the file"
         )
-    try:
-        model = parse(memoryview(path.read_bytes()))
-    except ValueError as error:
-        raise ArtifactError(
-            f"{path}: not an ONNX model, or a truncated one ({error}); copy or export it again"
-        ) from error
-    graph = _first(model, "graph")
-    if (
-        len(model.get("graph", [])) != 1
-        or not graph.get("node")
-        or not model.get("opset_import")
-        or not graph.get("output")
-    ):
-        raise ArtifactError(
-            f"{path}: not an ONNX model, or a truncated one (no graph); copy or export it again"
-        )
+    model = _load(path)
+    graph = model.graph
+    if not (graph.node and graph.output and model.opset_import):
+        raise _unreadable(path, "no graph")
     _require_known_operators(path, model)
-    tensors = list(_tensors(model))
-    initialised = {_text(item, "name") for item in graph.get("initializer", [])}
+    initialised = {_text(tensor.name) for tensor in graph.initializer}
     return Graph(
         path=path,
-        producer=f"{_text(model, 'producer_name')} {_text(model, 'producer_version')}".strip(),
-        opsets={_text(item, "domain"): _number(item, "version") for item in model.get("opset_import", [])},
-        metadata=tuple(
-            (_text(item, "key"), _text(item, "value")) for item in model.get("metadata_props", [])
-        ),
-        inputs=tuple(
-            _value(item) for item in graph.get("input", []) if _text(item, "name") not in initialised
-        ),
-        outputs=tuple(_value(item) for item in graph["output"]),
-        nodes=tuple(_node(item) for item in graph["node"]),
+        producer=f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
+        opsets={_text(opset.domain): opset.version for opset in model.opset_import},
+        metadata=tuple((_text(entry.key), _text(entry.value)) for entry in model.metadata_props),
+        inputs=tuple(_value(value) for value in graph.input if _text(value.name) not in initialised),
+        outputs=tuple(_value(value) for value in graph.output),
+        nodes=tuple(_node(node) for node in graph.node),
         constants=_constants(graph),
-        shapes={_text(item, "name"): tuple(item.get("dims", [])) for item in graph.get("initializer", [])},
-        files={path.name: storage.sha256_of_file(path), **_external(path, tensors)},
+        shapes={_text(tensor.name): tuple(tensor.dims) for tensor in graph.initializer},
+        files={path.name: storage.sha256_of_file(path), **_external(path, model)},
     )
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Opset of ONNX's own operators."""
+    return next(int(opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    """Parse the file. External data is not opened: `_external` checks first where it lies."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as error:
+        raise MissingExtra("onnx", "ort", needed_for="Reading an ONNX model from elsewhere") from error
+    try:
+        return onnx.load(str(path), format="protobuf", load_external_data=False)
+    except (DecodeError, ValueError, RecursionError) as error:  # the last two: protobuf in pure Python
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(f"{path}: not an ONNX model, or a truncated one ({why}); copy or export it again")
 
 
 def _require_file(path: Path, missing: str, remedy: str) -> None:
     if not path.is_file():
-        what = "a folder or a device, not a file" if path.exists() else missing
-        raise ArtifactError(f"{printable(str(path))}: {what}; {remedy}")
+        problem = "a folder or a device, not a file" if path.exists() else missing
+        raise ArtifactError(f"{printable(str(path))}: {problem}; {remedy}")
 
 
-def _require_known_operators(path: Path, model: Message) -> None:
-    own = {_text(item, "domain") for item in model.get("functions", [])}
-    nodes = [item for scope in (*model["graph"], *model.get("functions", [])) for item in _all_nodes(scope)]
+def _require_known_operators(path: Path, model: onnx.ModelProto) -> None:
+    known = {*_KNOWN_DOMAINS, *(_text(function.domain) for function in model.functions)}
     custom = {
-        f"{_text(node, 'domain')}.{_text(node, 'op_type')}"
-        for node in nodes
-        if _text(node, "domain") not in (*_KNOWN_DOMAINS, *own)
+        f"{_text(message.domain)}.{_text(message.op_type)}"
+        for message in _messages(model, "NodeProto")
+        if _text(message.domain) not in known
     }
     if custom:
         raise ArtifactError(
@@ -159,39 +175,36 @@ def _require_known_operators(path: Path, model: Message) -> None:
         )
 
 
-def _all_nodes(scope: Message) -> Iterator[Message]:
-    """Nodes of a graph or function, those of the graphs inside them too."""
-    for node in scope.get("node", []):
-        yield node
-        for attribute in node.get("attribute", []):
-            for inner in attribute.get("graph", []):
-                yield from _all_nodes(inner)
+def _messages(model: onnx.ModelProto, kind: str) -> Iterator[Any]:
+    """All protobuf messages of a kind, also in functions, attributes, sparse tensors and graphs inside nodes."""
+    stack: list[Any] = [*reversed(model.functions), model.graph]
+    while stack:
+        message = stack.pop()
+        if message.DESCRIPTOR.name == kind:
+            yield message
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                stack += [value] if hasattr(value, "DESCRIPTOR") else value
 
 
-def _tensors(message: Message) -> Iterator[Message]:
-    """Every stored tensor, wherever it lies: in graphs inside nodes, in functions, as an attribute, or sparse."""
-    for name, values in message.items():
-        for value in values:
-            if isinstance(value, dict):
-                if name in ("initializer", "tensor"):
-                    yield value
-                yield from _tensors(value)
-
-
-def _external(path: Path, tensors: list[Message]) -> dict[str, str]:
+def _external(path: Path, model: onnx.ModelProto) -> dict[str, str]:
     """Digests of the files that hold weights outside the model."""
     needed: dict[str, int] = {}
-    for tensor in tensors:
-        if _number(tensor, "data_location") != 1:
+    for tensor in _messages(model, "TensorProto"):
+        if tensor.data_location != _EXTERNAL:
             continue
-        entries = {_text(item, "key"): _text(item, "value") for item in tensor.get("external_data", [])}
+        entries = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
         location = entries.get("location", "")
         if not location:
-            raise ArtifactError(f"{path}: weights {_text(tensor, 'name')!r} lie in a file it does not name")
+            raise ArtifactError(
+                f"{path}: weights {_text(tensor.name)!r} lie in a file that the model does not name"
+            )
         try:
             end = int(entries.get("offset") or 0) + int(entries.get("length") or 0)
         except ValueError as error:
-            raise ArtifactError(f"{path}: its external data is described by no numbers ({error})") from error
+            raise ArtifactError(
+                f"{path}: offset and length of its external data are no numbers ({error})"
+            ) from error
         needed[location] = max(needed.get(location, 0), end)
     for location, end in needed.items():
         file = storage.inside(path.parent, location, ArtifactError)
@@ -207,56 +220,49 @@ def _external(path: Path, tensors: list[Message]) -> dict[str, str]:
     return {location: storage.sha256_of_file(path.parent / location) for location in sorted(needed)}
 
 
-def _constants(graph: Message) -> dict[str, AnyArray]:
-    found = {_text(item, "name"): _array(item) for item in graph.get("initializer", [])}
-    for node in graph["node"]:
-        tensors = [tensor for item in node.get("attribute", []) for tensor in item.get("tensor", [])]
-        if _text(node, "op_type") == "Constant" and len(tensors) == 1:
-            found[_text(node, "output")] = _array(tensors[0])
-    return {name: array for name, array in found.items() if array is not None}
+def _constants(graph: onnx.GraphProto) -> dict[str, AnyArray]:
+    tensors = {_text(tensor.name): tensor for tensor in graph.initializer}
+    for node in graph.node:
+        values = [attribute.t for attribute in node.attribute if attribute.HasField("t")]
+        if node.op_type == "Constant" and len(values) == 1:
+            tensors["".join(map(_text, node.output[:1]))] = values[0]
+    arrays = {name: _array(tensor) for name, tensor in tensors.items()}
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
-def _array(tensor: Message) -> AnyArray | None:
-    """Values of a small float32 or int64 tensor, flat."""
-    dtype = np.dtype({1: "<f4", 7: "<i8"}.get(_number(tensor, "data_type"), "V"))
-    if not dtype.itemsize or _number(tensor, "data_location") == 1:
+def _array(tensor: onnx.TensorProto) -> AnyArray | None:
+    """Values of a small float32 or int64 tensor, flat; `None` for any other, and if the values do not fit the shape."""
+    if tensor.data_type not in _CONSTANTS or tensor.data_location == _EXTERNAL:
         return None
-    size = math.prod(tensor.get("dims", []))
-    raw = b"".join(tensor.get("raw_data", []) or tensor.get("float_data", []))
-    if not raw and "int64_data" in tensor:
-        return np.array(tensor["int64_data"], np.int64)
-    return np.frombuffer(raw, dtype) if len(raw) == size * dtype.itemsize else None
+    dtype, field = _CONSTANTS[tensor.data_type]
+    size = math.prod(tensor.dims)
+    if not 0 <= size * dtype.itemsize <= _LARGEST:
+        return None
+    if tensor.raw_data:
+        fits = len(tensor.raw_data) == size * dtype.itemsize
+        return np.frombuffer(tensor.raw_data, dtype) if fits else None
+    values = getattr(tensor, field)
+    return np.array(values, dtype) if len(values) == size else None
 
 
-def _value(message: Message) -> Value:
-    type_ = _first(_first(message, "type"), "tensor_type")
-    shape = type_.get("shape")
-    sides = None
-    if shape:
-        sizes = [_number(item, "size") for item in shape[0].get("dim", [])]
-        sides = tuple(size if size > 0 else None for size in sizes)
-    number = _number(type_, "elem_type")
-    return Value(name=_text(message, "name"), dtype=_DTYPES.get(number, f"type {number}"), shape=sides)
-
-
-def _node(message: Message) -> Node:
-    return Node(
-        operator=_text(message, "op_type"),
-        inputs=tuple(item.decode(errors="replace") for item in message.get("input", [])),
-        outputs=tuple(item.decode(errors="replace") for item in message.get("output", [])),
+def _value(value: onnx.ValueInfoProto) -> Value:
+    tensor = value.type.tensor_type
+    shape = tuple(side.dim_value if side.dim_value > 0 else None for side in tensor.shape.dim)
+    return Value(
+        name=_text(value.name),
+        dtype=_DTYPES.get(tensor.elem_type, f"type {tensor.elem_type}"),
+        shape=shape if tensor.HasField("shape") else None,
     )
 
 
-def _first(message: Message, name: str) -> Message:
-    found: Message = (message.get(name) or [Message()])[0]
-    return found
+def _node(node: onnx.NodeProto) -> Node:
+    return Node(
+        operator=_text(node.op_type),
+        inputs=tuple(map(_text, node.input)),
+        outputs=tuple(map(_text, node.output)),
+    )
 
 
-def _text(message: Message, name: str) -> str:
-    values: list[Any] = message.get(name, [])
-    return values[0].decode(errors="replace") if values else ""
-
-
-def _number(message: Message, name: str) -> int:
-    values: list[Any] = message.get(name, [])
-    return int(values[0]) if values else 0
+def _text(text: str | bytes) -> str:
+    """A text of the file; protobuf gives bytes for one that is not UTF-8."""
+    return text.decode(errors="replace") if isinstance(text, bytes) else text

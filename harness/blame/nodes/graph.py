@@ -22,14 +22,9 @@ try:
     from onnx.checker import ValidationError
     from onnx.shape_inference import InferenceError
 except ImportError as _error:
-    raise MissingExtra("onnx", "mindspore", needed_for="Blame of single nodes") from _error
+    raise MissingExtra("onnx", "ort", needed_for="Blame of single nodes") from _error
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Opset of the standard operators."""
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,13 +20,14 @@ import onnx.numpy_helper
 
 from harness import __version__, storage
 from harness.blame import cuts
-from harness.blame.nodes.graph import Graph, Tensor, opset_of
+from harness.blame.nodes.graph import Graph, Tensor
 from harness.blame.nodes.side import Side, chosen, repeated
 from harness.detector import artifact
 from harness.detector.artifact import HEAD, HeadSpec, Manifest, TensorSpec, Variant
 from harness.detector.preprocess import Crop, Preprocessor, Step, Windows
 from harness.errors import UsageError
 from harness.heads.graph import MAP, SCORE
+from harness.onnx_models.graph import opset_of
 from harness.records import batches
 from harness.types import AnyArray, Category, Sample
 

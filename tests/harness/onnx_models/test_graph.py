@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from harness import onnx_models, storage
-from harness.errors import ArtifactError, UsageError
+from harness.errors import ArtifactError, MissingExtra, UsageError
 from harness.onnx_models import check
-from harness.onnx_models.protobuf import parse
 from tests.harness.onnx_models.models import FLOAT, Toy, as_anomalib, node
 
 
@@ -148,21 +148,24 @@ def test_a_file_with_wrong_bytes_is_read_or_refused_in_words(
         return
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=80))
-def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
+def test_any_bytes_are_read_or_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(data)
     try:
-        parse(memoryview(data))
-    except ValueError:
+        onnx_models.read_graph(tmp_path / "model.onnx")
+    except ArtifactError:
         return
 
 
-def test_graphs_inside_graphs_have_an_end() -> None:
+def test_graphs_inside_graphs_have_an_end(tmp_path: Path) -> None:
     graph = b""
     for _ in range(3000):
         for number in (6, 5, 1):  # Attribute.graph, Node.attribute, Graph.node
             graph = bytes([number << 3 | 2]) + _size(len(graph)) + graph
-    with pytest.raises(ValueError, match="nested too deep"):
-        parse(memoryview(bytes([7 << 3 | 2]) + _size(len(graph)) + graph))
+    (tmp_path / "model.onnx").write_bytes(bytes([7 << 3 | 2]) + _size(len(graph)) + graph)
+    with pytest.raises(ArtifactError, match=r"model.onnx: not an ONNX model, or a truncated one"):
+        onnx_models.read_graph(tmp_path / "model.onnx")
 
 
 def _size(value: int) -> bytes:
@@ -171,3 +174,18 @@ def _size(value: int) -> bytes:
         made.append(value & 127 | 128)
         value >>= 7
     return bytes((*made, value))
+
+
+def test_a_missing_onnx_is_said_with_the_install_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = Toy().write(tmp_path / "model.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtra, match=r"needs onnx.*pip install 'anomaly-parity-harness\[ort\]'$"):
+        onnx_models.read_graph(path)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".textproto", ".onnxtxt"])
+def test_a_file_is_read_as_protobuf_whatever_its_suffix(suffix: str, tmp_path: Path) -> None:
+    path = Toy().write(tmp_path / f"model{suffix}")
+    assert onnx_models.read_graph(path).opsets == {"": 13}
