@@ -1,4 +1,4 @@
-"""Blame: where two backends part. Here from evidence alone; node by node in `harness.blame.nodes`, which needs onnx."""
+"""Blame: where two backends first differ, from the evidence alone; `harness.blame.nodes` searches node by node, with onnx."""
 
 from harness.blame.frames import Explanation, explain
 from harness.blame.stages import Stage, StageBlame, blame

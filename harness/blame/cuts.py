@@ -1,8 +1,8 @@
-"""Truncated models for a graph that cannot be opened, an OM say: how they lie in a folder, and what their outputs tell.
+"""Truncated models for a graph that cannot be opened, for example an OM: their folder, and the comparison of their outputs.
 
 `harness.blame.nodes.prepare` writes the folder: one artifact per cut, whose network ends at a tensor of the original; a data
-set of a few images; the reference's value of that tensor for each of them. A board exports and benches the artifacts
-with `--save-outputs`, or takes the file road. `compare` reads those records. docs/explanation/blame.md describes the folder.
+set of a few images; the reference's values of that tensor. A board exports the artifacts and benches them with
+`--save-outputs`, or uses the file exchange. `compare` reads those records. docs/explanation/blame.md describes the folder.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from harness.errors import ArtifactError, RecordError, UsageError
 from harness.metrics.differences import relative_difference
 from harness.parity import Verdict, overall
 from harness.parity.tolerances import search_tolerance
-from harness.records import record
 from harness.records.outputs import Reader
-from harness.records.record import Record
+from harness.records.record import Record, latest, read_all
 from harness.types import AnyArray
 
 SCHEMA = 1
@@ -44,21 +43,21 @@ class Cut(_Strict, frozen=True, kw_only=True):
     """One truncated model."""
 
     tensor: str
-    """Of the original graph."""
+    """Name in the original graph."""
     operator: str
-    """That computes it."""
+    """The operator that computes it."""
     output: str
-    """What the truncated model calls it."""
+    """Its name in the truncated model."""
     artifact: str
     """Folder of its artifact, below the index."""
     artifact_sha256: _Sha256
-    """Of the manifest as it was written; an export adds a variant to it, so this is checked without variants."""
+    """Digest of the manifest without its variants, to which an export adds."""
     detector_sha256: _Sha256
-    """Of that artifact alone: it tells the records of the cuts apart."""
+    """Digest of this cut's detector: each cut has its own, and so its own records."""
     model_sha256: _Sha256
-    """Of the truncated ONNX model."""
+    """Digest of the truncated ONNX model."""
     expected: str
-    """File of the reference's values, below the index."""
+    """File with the reference's values, below the index."""
     expected_sha256: _Sha256
 
 
@@ -68,14 +67,14 @@ class Index(_Strict, frozen=True, kw_only=True):
     schema: int
     harness: str
     detector_sha256: _Sha256
-    """Of the detector that was cut."""
+    """Digest of the detector that was cut."""
     variant: str
-    """Its variant that was cut."""
+    """The variant that was cut."""
     model_sha256: _Sha256
     reference: str
-    """Backend that gave the expected values."""
+    """Backend that computed the expected values."""
     input_stage: str
-    """Last step of preprocessing before the network."""
+    """Last preprocessing step before the network."""
     images: Annotated[dict[str, dict[str, _Sha256]], msgspec.Meta(min_length=1)]
     """Name → digests as in a record (`harness.records.record.ImageResult`), in the order of the rows."""
     cuts: Annotated[tuple[Cut, ...], msgspec.Meta(min_length=1)]
@@ -90,9 +89,9 @@ class CutReport:
     operator: str
     verdict: Verdict
     difference: float | None = None
-    """Largest over the images, relative to the tensor's largest value; the tolerance needed. Infinite is `None` too."""
+    """Largest over the images, relative to the tensor's largest value; `None` if infinite or not measured."""
     reason: str | None = None
-    """Why it failed, or was not measured."""
+    """Why the cut failed, or was not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,15 +115,15 @@ class Comparison:
         return next((cut for cut in self.cuts if cut.verdict == "failed"), None)
 
     def lines(self) -> list[str]:
-        """For a terminal; the last line is the verdict."""
+        """Lines for a terminal; the last one is the verdict."""
         mark = " (SIMULATED, not hardware)" if self.simulated else ""
-        rows = [f"{self.backend}{mark} ({self.variant}), tolerance {self.tolerance:g} of the largest value"]
-        rows += [
+        lines = [f"{self.backend}{mark} ({self.variant}), tolerance {self.tolerance:g} of the largest value"]
+        lines += [
             f"  {number:02} {cut.verdict:<12} {'–' if cut.difference is None else f'{cut.difference:.2g}':>8}  "
             f"{cut.tensor} ({cut.operator}){'' if cut.reason is None else ': ' + cut.reason}"
             for number, cut in enumerate(self.cuts)
         ]
-        return [*rows, f"blame {self.verdict}: {self._conclusion()}"]
+        return [*lines, f"blame {self.verdict}: {self._conclusion()}"]
 
     def _conclusion(self) -> str:
         first = self.first
@@ -139,33 +138,32 @@ class Comparison:
         before = [cut for cut in self.cuts[:place] if cut.verdict == "passed"]
         since = f"after {before[-1].tensor}, which agrees" if before else "with the first operators"
         gap = any(cut.verdict == "not measured" for cut in self.cuts[:place])
-        doubt = "; cuts before it were not measured" if gap else ""
-        closer = f"; closer: prepare --between {before[-1].tensor} {first.tensor}" if before else ""
+        doubt = "; some cuts before it were not measured" if gap else ""
+        closer = f"; to search closer: prepare --between {before[-1].tensor} {first.tensor}" if before else ""
         return f"the first cut over tolerance is {first.tensor} ({first.operator}), {since}{doubt}{closer}"
 
 
 def read(path: Path) -> Index:
-    """Open a folder of cuts, and check every file of it.
+    """Read the index of a folder of cuts, and check every file.
 
     Raises:
-        ArtifactError: no index, one of another schema, or a file that is missing or was altered.
+        ArtifactError: there is no index, or it has another schema; or a file is missing or was altered.
     """
     file = path / INDEX
     if not file.is_file():
         raise ArtifactError(f"{path}: no cuts here (no {INDEX}); {_AGAIN}")
     index = storage.read_json(file, Index, schema=SCHEMA, error=ArtifactError, remedy=_AGAIN)
     for cut in index.cuts:
-        found = artifact.read(storage.inside(path, cut.artifact, ArtifactError))
-        models = [found.model_file(item) for item in found.manifest.variants]
-        digests = [storage.sha256_of_file(model) for model in models]
-        if manifest_digest(found.manifest) != cut.artifact_sha256 or cut.model_sha256 not in digests:
-            raise ArtifactError(f"{found.path}: altered since it was prepared; {_AGAIN}")
+        opened = artifact.read(storage.inside(path, cut.artifact, ArtifactError))
+        digests = [storage.sha256_of_file(opened.model_file(variant)) for variant in opened.manifest.variants]
+        if manifest_digest(opened.manifest) != cut.artifact_sha256 or cut.model_sha256 not in digests:
+            raise ArtifactError(f"{opened.path}: altered since it was prepared; {_AGAIN}")
         _expected(path, cut)
     return index
 
 
 def manifest_digest(manifest: artifact.Manifest) -> str:
-    """Digest of a manifest without its variants, which an export adds to."""
+    """Digest of a manifest without its variants, to which an export adds."""
     return storage.sha256_of_json(msgspec.to_builtins(msgspec.structs.replace(manifest, variants=())))
 
 
@@ -178,90 +176,92 @@ def _expected(path: Path, cut: Cut) -> AnyArray:
 
 
 def compare(path: Path, results: Path, *, tolerance: float | None = None) -> tuple[Comparison, ...]:
-    """Compare the stored outputs of every device in `results` with the expected values, cut by cut.
+    """Compare the saved outputs of every device in `results` with the expected values, cut by cut.
 
     Args:
-        path: What `prepare` wrote.
-        results: Results folder with records of the cuts and their stored outputs.
-        tolerance: Relative to the tensor's largest value; by the precision of the variant when not given.
+        path: Folder that `prepare` wrote.
+        results: Results folder with records of the cuts and their saved outputs.
+        tolerance: Relative to the tensor's largest value; by default from the variant's precision.
 
     Raises:
         ArtifactError: a file of `path` is missing or was altered.
         RecordError: a record or its outputs were altered.
-        UsageError: no record there is of these cuts, or a tolerance that is none.
+        UsageError: `results` holds no record of these cuts, or the tolerance is negative or infinite.
     """
     if tolerance is not None:
         outputs.require_tolerance(tolerance)
     index = read(path)
     known = {cut.detector_sha256 for cut in index.cuts}
     devices: dict[tuple[str, str], dict[str, Record]] = {}
-    for item in record.latest(record.read_all(results)):
-        if item.detector_sha256 in known:
-            device = devices.setdefault((item.case.runner, item.case.variant), {})
-            device[item.detector_sha256] = item
+    for record in latest(read_all(results)):
+        if record.detector_sha256 in known:
+            device = devices.setdefault((record.case.runner, record.case.variant), {})
+            device[record.detector_sha256] = record
     if not devices:
         raise UsageError(
-            f"{results}: no record is of the cuts in {path}: bench its artifacts with --save-outputs, or score their outputs"
+            f"{results}: no record of the cuts in {path}: bench its artifacts with --save-outputs, or score their outputs"
         )
-    return tuple(_comparison(path, results, index, found, tolerance) for _, found in sorted(devices.items()))
+    return tuple(_comparison(path, results, index, devices[name], tolerance) for name in sorted(devices))
 
 
 def _comparison(
-    path: Path, results: Path, index: Index, found: dict[str, Record], tolerance: float | None
+    path: Path, results: Path, index: Index, records: dict[str, Record], tolerance: float | None
 ) -> Comparison:
-    any_ = next(iter(found.values()))
-    precisions = {item.outputs.variant.precision for item in found.values() if item.outputs is not None}
+    case = next(iter(records.values())).case
+    precisions = {
+        record.outputs.variant.precision for record in records.values() if record.outputs is not None
+    }
     allowed = tolerance
     if allowed is None:
         allowed = max(map(search_tolerance, precisions or {"fp32"}))
     return Comparison(
-        backend=any_.case.runner,
-        variant=any_.case.variant,
-        simulated=any(item.device is not None and item.device.simulated for item in found.values()),
+        backend=case.runner,
+        variant=case.variant,
+        simulated=any(record.device is not None and record.device.simulated for record in records.values()),
         tolerance=allowed,
         cuts=tuple(
-            _judge(path, results, index, cut, found.get(cut.detector_sha256), allowed) for cut in index.cuts
+            _judge(path, results, index, cut, records.get(cut.detector_sha256), allowed) for cut in index.cuts
         ),
     )
 
 
 def _judge(
-    path: Path, results: Path, index: Index, cut: Cut, item: Record | None, allowed: float
+    path: Path, results: Path, index: Index, cut: Cut, record: Record | None, allowed: float
 ) -> CutReport:
-    reason = _unmeasured(index, cut, item)
-    if reason is None and item is not None and item.outputs is not None:
-        file = storage.inside(results, item.outputs.file, RecordError)
-        stored = Reader(file, item.outputs.sha256)
-        given = stored.outputs(0, sum(stored.rows))
-        if cut.output in given:
-            apart = relative_difference(given[cut.output], expected=_expected(path, cut))
-            passed = apart <= allowed
+    reason = _unmeasured(index, cut, record)
+    if reason is None and record is not None and record.outputs is not None:
+        file = storage.inside(results, record.outputs.file, RecordError)
+        saved = Reader(file, record.outputs.sha256)
+        arrays = saved.outputs(0, sum(saved.rows))
+        if cut.output in arrays:
+            difference = relative_difference(arrays[cut.output], expected=_expected(path, cut))
+            finite = difference < float("inf")
             return CutReport(
                 tensor=cut.tensor,
                 operator=cut.operator,
-                verdict="passed" if passed else "failed",
-                difference=apart if apart < float("inf") else None,
-                reason=None if apart < float("inf") else "other shapes, NaN or infinite values",
+                verdict="passed" if difference <= allowed else "failed",
+                difference=difference if finite else None,
+                reason=None if finite else "other shapes, NaN or infinite values",
             )
-        reason = errors.unknown("output", cut.output, given)
+        reason = errors.unknown("output", cut.output, arrays)
     return CutReport(tensor=cut.tensor, operator=cut.operator, verdict="not measured", reason=reason)
 
 
-def _unmeasured(index: Index, cut: Cut, item: Record | None) -> str | None:
-    """Why a record says nothing about its cut; `None` where it does."""
-    if item is None:
+def _unmeasured(index: Index, cut: Cut, record: Record | None) -> str | None:
+    """Why a record says nothing about its cut; `None` if it does."""
+    if record is None:
         return "no record"
-    if item.status != "measured":
-        return f"{item.status}: {item.reason}"
-    if item.outputs is None:
-        return "its outputs were not stored: bench with --save-outputs"
-    made_of = item.outputs.variant.software.get("source_sha256", item.model_sha256)
-    if made_of != cut.model_sha256:
-        return f"its model was not made of the cut (of {made_of[:12]}, the cut is {cut.model_sha256[:12]})"
-    # A graph that normalises takes the frame itself.
-    stage = "input" if item.outputs.variant.input_stage == index.input_stage else "frame"
-    if [(image.name, image.stages.get(stage)) for image in item.images] != [
+    if record.status != "measured":
+        return f"{record.status}: {record.reason}"
+    if record.outputs is None:
+        return "its outputs were not saved: bench with --save-outputs"
+    source = record.outputs.variant.software.get("source_sha256", record.model_sha256)
+    if source != cut.model_sha256:
+        return f"its model was not exported from the cut (source {source[:12]}, the cut is {cut.model_sha256[:12]})"
+    # A graph that normalises reads the frame.
+    stage = "input" if record.outputs.variant.input_stage == index.input_stage else "frame"
+    if [(image.name, image.stages.get(stage)) for image in record.images] != [
         (name, stages[stage]) for name, stages in index.images.items()
     ]:
-        return "it is of other images or other inputs: bench with the data of the folder"
+        return "it has other images or other inputs: bench with the data of the folder"
     return None

@@ -1,4 +1,4 @@
-"""How the stored outputs of two networks differ, and what they resemble."""
+"""The differences between the saved outputs of two networks, and what these outputs resemble."""
 
 from __future__ import annotations
 
@@ -19,52 +19,62 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outputs:
-    """What a comparison of all outputs of all images came to."""
+class OutputComparison:
+    """The comparison of all outputs of all images."""
 
     differ: bool
-    """Beyond tolerance, or in kind."""
+    """Beyond the tolerance, or in names or rows."""
     image: str | None
-    """That differs most."""
+    """The image that differs most."""
     lines: tuple[str, ...]
 
 
-def compare(one: Reader, two: Reader, images: Sequence[str], tolerances: Tolerances) -> Outputs:
-    """Compare the stored outputs of the same images, the reference's first.
+def compare(
+    reference: Reader, candidate: Reader, images: Sequence[str], tolerances: Tolerances
+) -> OutputComparison:
+    """Compare the saved outputs of the same images.
 
-    Differences are the largest of an image, relative to the output's largest value for that image.
+    An output's difference is the largest over an image, relative to the output's largest value for that image.
+
+    Args:
+        reference: Saved outputs to compare with.
+        candidate: Saved outputs that are judged.
+        images: Names of the images, in the order of the rows.
+        tolerances: By output, relative to the output's largest value.
     """
-    if one.rows != two.rows:
-        return Outputs(differ=True, image=None, lines=("the images have other numbers of rows",))
-    names = [set(reader.outputs(0, 1)) for reader in (one, two)]
-    if names[0] != names[1]:
-        wrong = f"the outputs are {', '.join(sorted(names[0]))} and {', '.join(sorted(names[1]))}"
-        return Outputs(differ=True, image=None, lines=(wrong,))
-    allowed = {name: tolerances.outputs.get(name, tolerances.tensor) for name in sorted(names[0])}
+    if reference.rows != candidate.rows:
+        return OutputComparison(differ=True, image=None, lines=("the images have different numbers of rows",))
+    names, candidate_names = (set(reader.outputs(0, 1)) for reader in (reference, candidate))
+    if names != candidate_names:
+        line = f"the outputs are {', '.join(sorted(names))} and {', '.join(sorted(candidate_names))}"
+        return OutputComparison(differ=True, image=None, lines=(line,))
+    allowed = {name: tolerances.of_output(name) for name in sorted(names)}
     worst = dict.fromkeys(allowed, (-1.0, 0))
-    for index, span in enumerate(spans(one.rows)):
-        mine, theirs = one.outputs(*span), two.outputs(*span)
+    for index, span in enumerate(spans(reference.rows)):
+        expected, actual = reference.outputs(*span), candidate.outputs(*span)
         for name in worst:
-            worst[name] = max(worst[name], (relative_difference(theirs[name], expected=mine[name]), index))
-    over = {name: found for name, found in worst.items() if found[0] > allowed[name]}
+            worst[name] = max(
+                worst[name], (relative_difference(actual[name], expected=expected[name]), index)
+            )
+    over = {name: largest for name, largest in worst.items() if largest[0] > allowed[name]}
     if not over:
-        largest = max(apart for apart, _ in worst.values())
+        largest = max(difference for difference, _ in worst.values())
         how = f"differ by {largest:.2g} at most, within tolerance" if largest else "are equal bit for bit"
-        return Outputs(differ=False, image=None, lines=(f"the outputs of the network {how}",))
+        return OutputComparison(differ=False, image=None, lines=(f"the outputs of the network {how}",))
     lines = [
-        f"output {name} differs by {apart:.2g} of its largest value, most for {images[index]} (allowed {allowed[name]:g})"
-        for name, (apart, index) in over.items()
+        f"output {name} differs by {difference:.2g} of its largest value, most for {images[index]} (allowed {allowed[name]:g})"
+        for name, (difference, index) in over.items()
     ]
     index = max(over.values())[1]
-    span = spans(one.rows)[index]
-    theirs = two.outputs(*span)
-    lines += _other_names(one.outputs(*span), theirs, allowed)
-    twin = _other_image(one, theirs, index, allowed)
+    span = spans(reference.rows)[index]
+    actual = candidate.outputs(*span)
+    lines += _other_names(reference.outputs(*span), actual, allowed)
+    twin = _other_image(reference, actual, index, allowed)
     if twin is not None:
         lines.append(
             f"the outputs of {images[index]} are the reference's of {images[twin]}: a stale buffer, or another order"
         )
-    return Outputs(differ=True, image=images[index], lines=tuple(lines))
+    return OutputComparison(differ=True, image=images[index], lines=tuple(lines))
 
 
 def spans(rows: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -73,33 +83,35 @@ def spans(rows: tuple[int, ...]) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
+def require_tolerance(tolerance: float) -> None:
+    """Raise `UsageError` unless the tolerance is finite and not negative: every difference is within infinity."""
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise UsageError(
+            f"--tolerance {tolerance}: name a share of a tensor's largest value, for example 1e-4"
+        )
+
+
 def _other_names(
-    mine: Mapping[str, AnyArray], theirs: Mapping[str, AnyArray], allowed: Mapping[str, float]
+    expected: Mapping[str, AnyArray], actual: Mapping[str, AnyArray], allowed: Mapping[str, float]
 ) -> list[str]:
-    """Outputs that differ and are the reference's of another name."""
+    """Outputs that differ, and equal a reference output of another name."""
     return [
         f"{name} is what the reference calls {twin}: outputs have changed names or places"
         for name in allowed
-        if relative_difference(theirs[name], expected=mine[name]) > allowed[name]
+        if relative_difference(actual[name], expected=expected[name]) > allowed[name]
         for twin in allowed
-        if relative_difference(theirs[name], expected=mine[twin]) <= allowed[twin]
+        if relative_difference(actual[name], expected=expected[twin]) <= allowed[twin]
     ]
 
 
 def _other_image(
-    one: Reader, theirs: Mapping[str, AnyArray], index: int, allowed: Mapping[str, float]
+    reference: Reader, actual: Mapping[str, AnyArray], index: int, allowed: Mapping[str, float]
 ) -> int | None:
-    """The image whose outputs on the reference's side are `theirs`, where that is not image `index`."""
-    for position, span in enumerate(spans(one.rows)):
-        others = one.outputs(*span)
+    """The image whose reference outputs are `actual`, if it is not image `index`."""
+    for position, span in enumerate(spans(reference.rows)):
+        expected = reference.outputs(*span)
         if position != index and all(
-            relative_difference(theirs[name], expected=others[name]) <= allowed[name] for name in allowed
+            relative_difference(actual[name], expected=expected[name]) <= allowed[name] for name in allowed
         ):
             return position
     return None
-
-
-def require_tolerance(tolerance: float) -> None:
-    """Raise `UsageError` unless it is a number from 0 to below infinity: anything is within infinity."""
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise UsageError(f"--tolerance {tolerance}: a share of a tensor's largest value, 1e-4 say")

@@ -133,8 +133,8 @@ def _nodes(options: argparse.Namespace) -> int:
             "nothing to compare with: name --other BACKEND, --other-variant ID or --other-model FILE.onnx"
         )
     blamed = _blame_nodes(
-        nodes.side(artifact, variant, options.reference),
-        nodes.side(artifact, other, options.other or options.reference, model=options.other_model),
+        nodes.open_side(artifact, variant, options.reference),
+        nodes.open_side(artifact, other, options.other or options.reference, model=options.other_model),
         _samples(category, options.image, options.images),
         tolerance=options.tolerance,
         to=options.to,
@@ -149,7 +149,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
     artifact, category = _subject(options.artifact, options.data)
     request = nodes.PrepareRequest(
-        side=nodes.side(artifact, _variant(artifact, options.variant), options.reference),
+        side=nodes.open_side(artifact, _variant(artifact, options.variant), options.reference),
         category=category,
         to=options.to,
         cuts=options.cuts,
@@ -241,8 +241,8 @@ def _node_of_pair(options: argparse.Namespace, pair: PairReport, blamed: StageBl
         return f"the graphs are {' and '.join(formats)}: see python -m harness blame prepare"
     name = f"{blamed.category}-{cases[1].backend}-{cases[1].variant}"
     return _blame_nodes(
-        nodes.side(detector, variants[0], cases[0].backend),
-        nodes.side(detector, variants[1], cases[1].backend),
+        nodes.open_side(detector, variants[0], cases[0].backend),
+        nodes.open_side(detector, variants[1], cases[1].backend),
         _samples(
             datasets.load_category(options.data, blamed.category),
             None if blamed.image is None else [blamed.image],
@@ -263,7 +263,7 @@ def _blame_nodes(
         raise UsageError("the two variants take different inputs: one of them normalises in its graph")
     allowed = search_tolerance(other.variant.precision) if tolerance is None else tolerance
     outputs.require_tolerance(allowed)
-    return nodes.blame(reference, other, nodes.rows(reference, samples), tolerance=allowed, to=to)
+    return nodes.blame(reference, other, nodes.input_rows(reference, samples), tolerance=allowed, to=to)
 
 
 def _subject(path: Path, data: Path) -> tuple[Artifact, Category]:
@@ -286,7 +286,7 @@ def _samples(category: Category, names: Sequence[str] | None, count: int | None)
     if not names:
         from harness.blame import nodes
 
-        return nodes.chosen(category.test, count or len(category.test))
+        return nodes.evenly_spread(category.test, count or len(category.test))
     samples = {sample.name: sample for sample in category.test}
     for name in names:
         if name not in samples:

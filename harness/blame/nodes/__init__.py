@@ -1,19 +1,19 @@
-"""Blame inside ONNX graphs: the first node at which two sides part, and truncated models for graphs that stay shut."""
+"""Blame inside ONNX graphs: the first node that differs, and truncated models for graphs that cannot be opened."""
 
 from harness.blame.nodes.find import NodeBlame, blame
 from harness.blame.nodes.prepare import PrepareRequest, prepare
 from harness.blame.nodes.reproducer import rerun
-from harness.blame.nodes.side import Row, Side, chosen, rows, side
+from harness.blame.nodes.side import InputRow, Side, evenly_spread, input_rows, open_side
 
 __all__ = [
+    "InputRow",
     "NodeBlame",
     "PrepareRequest",
-    "Row",
     "Side",
     "blame",
-    "chosen",
+    "evenly_spread",
+    "input_rows",
+    "open_side",
     "prepare",
     "rerun",
-    "rows",
-    "side",
 ]

@@ -1,9 +1,9 @@
-"""The first node at which two sides part, and the smallest model that shows it by itself.
+"""The first node at which two sides differ, and the smallest model that shows the difference.
 
-Every tensor is made an output, both sides run the input they differ on most, and the tensors are compared in topological
-order. A tensor that is over tolerance may only hand on what came before: so its node is run again alone, fed with what the
-REFERENCE computed. Where no single node fails alone, as many nodes before the first tensor over tolerance are taken in as
-it needs to fail, found by bisection.
+Every tensor becomes an output, both sides run the input on which they differ most, and the tensors are compared in
+topological order. A tensor over tolerance may only have inherited the difference. So its node runs again alone, on the
+REFERENCE's values. If no single node fails alone, nodes before the first tensor over tolerance are added until the model
+fails; bisection finds the fewest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from harness.blame.nodes import constants, reproducer
 from harness.blame.nodes.graph import Tensor
-from harness.blame.nodes.side import Row, Side
+from harness.blame.nodes.side import InputRow, Side
 from harness.errors import UsageError
 from harness.metrics.differences import relative_difference
 from harness.types import AnyArray
@@ -27,54 +27,54 @@ HALF_MAX = float(np.finfo(np.float16).max)
 
 
 class NodeBlame(msgspec.Struct, frozen=True, kw_only=True):
-    """What two sides do to one input, node by node."""
+    """The blamed node of two sides, for one input."""
 
     verdict: Literal["passed", "isolated", "accumulated", "not isolated"]
-    """No output differs; one node fails alone; several together do; or the difference vanishes in every smaller model."""
+    """No output differs; one node fails alone; several nodes fail together; or no smaller model shows the difference."""
     image: str
     """The input that differs most."""
     outputs: dict[str, float | None]
-    """Output → its difference in the whole model, relative to its largest value; `None`: infinite."""
+    """Output → its difference in the whole model, relative to its largest value; `None` if infinite."""
     tolerance: float
     compared: int
-    """How many tensors both sides have."""
+    """Number of tensors that both sides have."""
     tensor: str | None = None
-    """The one that is blamed."""
+    """The blamed tensor."""
     operator: str | None = None
     node: str | None = None
     difference: float | None = None
-    """Of that tensor, within the whole model."""
+    """The blamed tensor's difference in the whole model; `None` if infinite."""
     alone: float | None = None
-    """Of the smallest model, which was fed with the reference's values; `None`: infinite, or no such model."""
+    """Difference of the smallest model, run on the reference's values; `None` if infinite, or if no output differs."""
     nodes: tuple[str, ...] = ()
-    """Of the smallest model, in order."""
+    """Nodes of the smallest model, in order."""
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
-    """How the two files differ before anything runs."""
+    """Differences of the two files, before anything runs."""
     reproducer: str | None = None
-    """Folder with the smallest model, its input, what is expected, and a script."""
+    """Folder with the smallest model, its input, the expected output, and a script."""
 
     def lines(self) -> list[str]:
-        """For a terminal; the last line is the verdict."""
+        """Lines for a terminal; the last one is the verdict."""
         worst = ", ".join(f"{name} {_number(value)}" for name, value in self.outputs.items())
-        shown = [f"files: {line}" for line in self.files[:10]]
-        shown += [f"files: and {len(self.files) - 10} more differences"] if len(self.files) > 10 else []
-        shown.append(
+        lines = [f"files: {line}" for line in self.files[:10]]
+        lines += [f"files: and {len(self.files) - 10} more differences"] if len(self.files) > 10 else []
+        lines.append(
             f"{self.image}: outputs differ by {worst} of the largest value (allowed {self.tolerance:g})"
         )
-        shown += self.notes
+        lines += self.notes
         if self.reproducer is not None:
-            shown.append(
+            lines.append(
                 f"reproducer: {self.reproducer} (model of {len(self.nodes)} nodes: {', '.join(self.nodes[:5])})"
             )
-        return [*shown, f"blame: {self._conclusion()}"]
+        return [*lines, f"blame: {self._conclusion()}"]
 
     def _conclusion(self) -> str:
         if self.verdict == "passed":
             return "nothing differs"
         where = f"{self.operator} {self.node} (tensor {self.tensor}, {_number(self.difference)} in the whole model)"
         if self.verdict == "isolated":
-            return f"{where} differs by {_number(self.alone)} when fed with the reference's values"
+            return f"{where} differs by {_number(self.alone)} when it runs on the reference's values"
         if self.verdict == "accumulated":
             return (
                 f"{where} is the first over tolerance; no node alone is, {len(self.nodes)} nodes together differ by "
@@ -84,82 +84,83 @@ class NodeBlame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def blame(
-    reference: Side, other: Side, rows: Sequence[Row], *, tolerance: float, to: Path | None = None
+    reference: Side, candidate: Side, rows: Sequence[InputRow], *, tolerance: float, to: Path | None = None
 ) -> NodeBlame:
-    """Find the first node at which `other` parts from `reference`.
+    """Find the first node at which `candidate` differs from `reference`.
 
     Args:
-        reference: What is right.
-        other: What is suspected: another backend, another file of the same detector, or both.
-        rows: Inputs; blame is laid on the one whose outputs differ most.
+        reference: The side to compare with.
+        candidate: The side that is judged: another backend, another file of the same detector, or both.
+        rows: Inputs; the one whose outputs differ most is searched.
         tolerance: Largest accepted difference of a tensor, relative to its largest value.
-        to: New folder for the reproducer; none is written when not given.
+        to: New folder for the reproducer; `None` writes none.
 
     Raises:
-        UsageError: the two have other outputs, or no tensor in common; or there is no input.
+        UsageError: the sides have different inputs or outputs, or `rows` is empty.
     """
-    shared = _shared(reference, other)
+    shared = _shared(reference, candidate)
     if not rows:
         raise UsageError("blame needs at least one image")
-    files = constants.differences(reference.graph, other.graph)
-    row, outputs = _worst(reference, other, rows)
-    told = NodeBlame(
+    files = constants.differences(reference.graph, candidate.graph)
+    row, outputs = _worst(reference, candidate, rows)
+    passed = NodeBlame(
         verdict="passed",
         image=row.image,
-        outputs={name: _finite(apart) for name, apart in outputs.items()},
+        outputs={name: _finite(difference) for name, difference in outputs.items()},
         tolerance=tolerance,
         compared=len(shared),
         files=files,
     )
     if max(outputs.values()) <= tolerance:
-        return told
-    search = _Search(reference, other, shared, row.values, tolerance)
+        return passed
+    search = _Search(reference, candidate, shared, row.values, tolerance)
     first, notes = search.first(max(outputs, key=lambda name: outputs[name]))
-    found = search.isolated(first)
-    tensor = next(item for item in shared if item.name == found.tensor)
-    notes += search.described(found.tensor)
-    if found.tensor != first:
+    smallest = search.isolated(first)
+    tensor = next(tensor for tensor in shared if tensor.name == smallest.tensor)
+    notes += search.described(tensor.name)
+    if tensor.name != first:
         notes.append(
-            f"{first} is over tolerance before it: small differences add up to it, no node of them fails alone"
+            f"{first} is over tolerance before it: small differences add up to it, and no single node fails alone"
         )
     folder = None
-    if to is not None and found.alone > tolerance:
-        model, given = other.graph.part(found.tensor, found.known)
-        expected = {found.tensor: search.reference[found.tensor]}
-        folder = reproducer.write(to, other, model, given, expected)
+    if to is not None and smallest.alone > tolerance:
+        model, inputs = candidate.graph.part(tensor.name, smallest.known)
+        expected = {tensor.name: search.reference[tensor.name]}
+        folder = reproducer.write(to, candidate, model, inputs, expected)
     return msgspec.structs.replace(
-        told,
-        verdict=found.verdict,
+        passed,
+        verdict=smallest.verdict,
         tensor=tensor.name,
         operator=tensor.operator,
         node=tensor.node,
         difference=_finite(search.difference(tensor.name)),
-        alone=_finite(found.alone),
-        nodes=other.graph.operators(found.tensor, found.known),
+        alone=_finite(smallest.alone),
+        nodes=candidate.graph.operators(tensor.name, smallest.known),
         notes=tuple(notes),
         reproducer=None if folder is None else str(folder),
     )
 
 
-def _shared(reference: Side, other: Side) -> tuple[Tensor, ...]:
-    mine, theirs = reference.graph.outputs, other.graph.outputs
-    if set(mine) != set(theirs) or reference.graph.input.name != other.graph.input.name:
+def _shared(reference: Side, candidate: Side) -> tuple[Tensor, ...]:
+    graphs = (reference.graph, candidate.graph)
+    if len({(graph.input.name, frozenset(graph.outputs)) for graph in graphs}) > 1:
+        one, two = (f"{graph.input.name} → {', '.join(graph.outputs)}" for graph in graphs)
         raise UsageError(
-            f"the two models have other inputs or outputs: {reference.graph.input.name} → {', '.join(mine)} and "
-            f"{other.graph.input.name} → {', '.join(theirs)}; name the same network twice"
+            f"the two models have different inputs or outputs: {one} and {two}; name the same network twice"
         )
     names = {tensor.name for tensor in reference.graph.tensors}
-    return tuple(tensor for tensor in other.graph.tensors if tensor.name in names)
+    return tuple(tensor for tensor in candidate.graph.tensors if tensor.name in names)
 
 
-def _worst(reference: Side, other: Side, rows: Sequence[Row]) -> tuple[Row, dict[str, float]]:
+def _worst(reference: Side, candidate: Side, rows: Sequence[InputRow]) -> tuple[InputRow, dict[str, float]]:
+    """The input whose outputs differ most, and the difference of each output."""
     batches = [row.values for row in rows]
-    worst = (-1.0, 0, dict[str, float]())
-    for index, (one, two) in enumerate(zip(reference.outputs(batches), other.outputs(batches), strict=True)):
-        apart = {name: relative_difference(two[name], expected=one[name]) for name in one}
-        if max(apart.values()) > worst[0]:
-            worst = (max(apart.values()), index, apart)
-    return rows[worst[1]], worst[2]
+    differences = [
+        {name: relative_difference(actual[name], expected=expected[name]) for name in expected}
+        for expected, actual in zip(reference.outputs(batches), candidate.outputs(batches), strict=True)
+    ]
+    worst = max(range(len(rows)), key=lambda index: max(differences[index].values()))
+    return rows[worst], differences[worst]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,46 +168,45 @@ class _Isolated:
     verdict: Literal["isolated", "accumulated", "not isolated"]
     tensor: str
     known: Mapping[str, AnyArray]
-    """What the smallest model is fed with."""
+    """Tensor → values on which the smallest model runs."""
     alone: float
 
 
 class _Search:
-    """Both sides' tensors for one input."""
+    """The tensors of both sides for one input."""
 
     def __init__(
-        self, reference: Side, other: Side, shared: Sequence[Tensor], batch: AnyArray, tolerance: float
+        self, reference: Side, candidate: Side, shared: Sequence[Tensor], batch: AnyArray, tolerance: float
     ) -> None:
-        self._sides = (reference, other)
+        self._sides = (reference, candidate)
         self._batch = batch
         self._tolerance = tolerance
         self._names = [tensor.name for tensor in shared]
         self.reference = reference.values(self._names, batch)
-        self._other = other.values(self._names, batch)
+        self._actual = candidate.values(self._names, batch)
 
     def difference(self, name: str) -> float:
-        """Of a tensor, with all of them exposed."""
-        one = self.reference[name]
-        return relative_difference(self._other[name], expected=one) if one.size else 0.0
+        """Difference of a tensor while all tensors are outputs."""
+        return _difference(self.reference[name], self._actual[name])
 
     def first(self, output: str) -> tuple[str, list[str]]:
-        """The first tensor over tolerance; `output` is of the whole model, and is."""
+        """The first tensor over tolerance, with notes; `output` of the whole model is over tolerance."""
         over = [name for name in self._names if self.difference(name) > self._tolerance]
         if over:
             return over[0], []
-        # The runtime fuses nodes unless what lies between is asked for: so one tensor at a time is.
-        note = "with all tensors exposed nothing differs: the difference arises where nodes are fused or outputs gathered"
+        # The runtime fuses nodes unless the tensor between them is an output: so expose one tensor at a time.
+        note = "while all tensors are outputs nothing differs: the difference arises in fused nodes or in gathering outputs"
         last = self._names.index(output)
-        found = _bisected(last, lambda index: self._single(self._names[index]) > self._tolerance)
-        return self._names[found], [note]
+        place = _bisected(last, lambda index: self._single(self._names[index]) > self._tolerance)
+        return self._names[place], [note]
 
     def _single(self, name: str) -> float:
-        """Difference of a tensor where it is the only output."""
-        one, two = (side.values([name], self._batch)[name] for side in self._sides)
-        return relative_difference(two, expected=one) if one.size else 0.0
+        """Difference of a tensor while it is the only output."""
+        expected, actual = (side.values([name], self._batch)[name] for side in self._sides)
+        return _difference(expected, actual)
 
     def isolated(self, first: str) -> _Isolated:
-        """The smallest model that fails when fed with the reference's values."""
+        """The smallest model that fails on the reference's values."""
         start = self._names.index(first)
         candidates = [first]
         candidates += [name for name in self._names[start + 1 :] if self.difference(name) > self._tolerance]
@@ -215,13 +215,13 @@ class _Search:
             alone = self._alone(name, known)
             if alone > self._tolerance:
                 return _Isolated(verdict="isolated", tensor=name, known=known, alone=alone)
-        whole = self._alone(first, self._known(0))
-        if whole <= self._tolerance:
-            return _Isolated(verdict="not isolated", tensor=first, known=self._known(0), alone=whole)
-        taken = _bisected(
+        everything = self._alone(first, self._known(0))
+        if everything <= self._tolerance:
+            return _Isolated(verdict="not isolated", tensor=first, known=self._known(0), alone=everything)
+        fewest = _bisected(
             start, lambda count: self._alone(first, self._known(start - count)) > self._tolerance
         )
-        known = self._known(start - taken)
+        known = self._known(start - fewest)
         return _Isolated(verdict="accumulated", tensor=first, known=known, alone=self._alone(first, known))
 
     def _known(self, count: int) -> dict[str, AnyArray]:
@@ -230,20 +230,22 @@ class _Search:
         return {source: self._batch} | {name: self.reference[name] for name in self._names[:count]}
 
     def _alone(self, name: str, known: Mapping[str, AnyArray]) -> float:
-        model, given = self._sides[1].graph.part(name, known)
-        found = self._sides[1].run(model, next(iter(given.values())))[0][name]
-        return relative_difference(found, expected=self.reference[name]) if found.size else 0.0
+        """Difference of a tensor that the candidate computes from the values in `known`."""
+        model, inputs = self._sides[1].graph.part(name, known)
+        actual = self._sides[1].run(model, next(iter(inputs.values())))[0][name]
+        return _difference(self.reference[name], actual)
 
     def described(self, name: str) -> list[str]:
-        """What the values of the blamed tensor look like."""
-        one, two = self.reference[name], self._other[name]
+        """Notes on the values of the blamed tensor: overflows, and tensors that changed places."""
+        expected, actual = self.reference[name], self._actual[name]
         notes = []
-        lost = int((np.isfinite(one) & ~np.isfinite(two)).sum()) if one.shape == two.shape else 0
+        finite = np.isfinite(expected)
+        lost = int((finite & ~np.isfinite(actual)).sum()) if expected.shape == actual.shape else 0
         if lost:
-            largest = float(np.abs(one[np.isfinite(one)]).max())
-            why = ", beyond what float16 holds (65504)" if largest > HALF_MAX else ""
+            largest = float(np.abs(expected[finite]).max())
+            why = ", more than float16's largest (65504)" if largest > HALF_MAX else ""
             notes.append(
-                f"{lost} of {one.size} values of {name} overflow: the reference's largest is {largest:.4g}{why}"
+                f"{lost} of {expected.size} values of {name} overflow: the reference's largest is {largest:.4g}{why}"
             )
         twins = [
             twin
@@ -251,7 +253,7 @@ class _Search:
             if twin != name
             and self.difference(name) > self._tolerance
             and self.reference[twin].size
-            and relative_difference(two, expected=self.reference[twin]) <= self._tolerance
+            and relative_difference(actual, expected=self.reference[twin]) <= self._tolerance
         ]
         return notes + [
             f"{name} is what the reference calls {twin}: tensors have changed places" for twin in twins[:1]
@@ -259,12 +261,17 @@ class _Search:
 
 
 def _bisected(last: int, fails: Callable[[int], bool]) -> int:
-    """The smallest index from 0 to `last` that fails, where what follows a failing one fails too; `last` itself fails."""
+    """The smallest index from 0 to `last` that fails. All after it must fail too; `last` is not tried."""
     low, high = 0, last
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fails(middle) else (middle + 1, high)
     return low
+
+
+def _difference(expected: AnyArray, actual: AnyArray) -> float:
+    """The relative difference; 0 if both tensors are empty."""
+    return relative_difference(actual, expected=expected) if expected.size or actual.size else 0.0
 
 
 def _finite(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""ONNX graphs taken apart: which tensors can be compared, and the part of a graph between known tensors and one output."""
+"""The comparable tensors of an ONNX graph, and the part of the graph between known tensors and one output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tensor:
     name: str
     operator: str
     node: str
-    """Name of the node, or of its first output where it has none."""
+    """Name of the node, or of its first output if the node has none."""
 
 
 class Graph:
@@ -44,7 +44,7 @@ class Graph:
         """Read the model at `path`.
 
         Raises:
-            ArtifactError: it is no ONNX model, its nodes are not in topological order, or it has several inputs.
+            ArtifactError: the file is no ONNX model, its nodes are not in topological order, or it has several inputs.
         """
         try:
             self.model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
@@ -52,89 +52,89 @@ class Graph:
         except (DecodeError, ValidationError, InferenceError, OSError, ValueError) as error:
             raise ArtifactError(f"{path}: not a valid ONNX model ({error}); export it again") from error
         graph = self.model.graph
-        constants = {item.name for item in graph.initializer}
+        constants = {tensor.name for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in constants]
         if len(inputs) != 1:
             raise ArtifactError(f"{path}: {len(inputs)} inputs; blame takes networks with one input")
         self.input = inputs[0]
         self.outputs = [value.name for value in graph.output]
-        self._values = {item.name: item for item in (*graph.value_info, *graph.output, self.input)}
+        self._values = {value.name: value for value in (*graph.value_info, *graph.output, self.input)}
         self._maker = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
         self.tensors = self._tensors()
         """In topological order."""
 
     def _tensors(self) -> tuple[Tensor, ...]:
         fed = {self.input.name}
-        found = []
+        tensors: list[Tensor] = []
         for node in self.model.graph.node:
             if fed.isdisjoint(_reads(node)):
                 continue
             fed.update(node.output)
-            found += [
+            tensors += [
                 Tensor(name=name, operator=node.op_type, node=node.name or node.output[0])
                 for name in node.output
                 if name in self._values and self.element(name) in _FLOATS
             ]
-        return tuple(found)
+        return tuple(tensors)
 
     def element(self, name: str) -> int:
-        """ONNX's number of the tensor's type."""
+        """ONNX's number for the tensor's type."""
         return int(self._values[name].type.tensor_type.elem_type)
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """NumPy's type of the tensor."""
+        """NumPy's type for the tensor."""
         return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.element(name)))
 
     def spec(self, name: str) -> TensorSpec:
-        """As a variant lists an output: a session gives it as float32; `None` for every free side."""
+        """The tensor as a variant lists an output: float32, as a session returns it; `None` for every free side."""
         shape = self._values[name].type.tensor_type.shape.dim
         sides = tuple(side.dim_value if side.HasField("dim_value") else None for side in shape)
         return TensorSpec(name=name, dtype="float32", shape=sides)
 
     def exposed(self, names: Sequence[str]) -> Any:
-        """A copy of the model whose outputs are `names` and nothing else; what they do not need is left out."""
+        """A copy of the model whose outputs are `names` only, without the nodes that they do not need."""
         return self._part(names, self._nodes(names, known=()), [self.input], {})
 
     def part(self, target: str, known: Mapping[str, AnyArray]) -> tuple[Any, dict[str, AnyArray]]:
         """The model from the nearest tensors in `known` to `target`, and its one input by name.
 
-        A session takes one input: the first of the known tensors that the part reads. The others become constants.
+        A session has one input: the first known tensor that the part reads. The others become constants.
 
         Args:
-            target: Its only output.
-            known: Tensor → values; `target` itself is not taken from them.
+            target: The only output.
+            known: Tensor → values; the values of `target` itself are ignored.
         """
         nodes = self._nodes([target], known=known.keys() - {target})
         chosen = [self.model.graph.node[index] for index in nodes]
-        made = {name for node in chosen for name in node.output}
+        computed = {name for node in chosen for name in node.output}
         read = dict.fromkeys(name for node in chosen for name in _reads(node))
-        border = [name for name in read if name in known and name not in made]
+        border = [name for name in read if name in known and name not in computed]
         arrays = {name: known[name].astype(self.dtype(name)) for name in border}
         source = border[0]
         value = onnx.helper.make_tensor_value_info(source, self.element(source), arrays[source].shape)
         constants = {name: array for name, array in arrays.items() if name != source}
-        made = self._part([target], nodes, [value], constants)
-        made.graph.output[0].type.tensor_type.ClearField("shape")  # its batch was free, the input's is not
-        return onnx.shape_inference.infer_shapes(made), {source: arrays[source]}
+        model = self._part([target], nodes, [value], constants)
+        model.graph.output[0].type.tensor_type.ClearField("shape")  # its batch was free, the input's is not
+        return onnx.shape_inference.infer_shapes(model), {source: arrays[source]}
 
     def operators(self, target: str, known: Collection[str]) -> tuple[str, ...]:
-        """Nodes of that part that are no constants, in order: `Conv conv1`."""
+        """The nodes of that part without the constants, in order, for example `Conv conv1`."""
         nodes = [self.model.graph.node[index] for index in self._nodes([target], known=set(known) - {target})]
         return tuple(
             f"{node.op_type} {node.name or node.output[0]}" for node in nodes if node.op_type != "Constant"
         )
 
     def _nodes(self, targets: Sequence[str], *, known: Collection[str]) -> list[int]:
-        """Nodes needed for `targets` from `known`, constants and the input, in the order of the graph."""
-        wanted, seen = list(targets), set[str]()
+        """The nodes that compute `targets` from `known`, constants and the input, in the graph's order."""
+        pending, seen = list(targets), set[str]()
         nodes = set()
-        while wanted:
-            name = wanted.pop()
+        while pending:
+            name = pending.pop()
             if name in seen or (name in known and name not in targets) or name not in self._maker:
                 continue
             seen.add(name)
             nodes.add(self._maker[name])
-            wanted += _reads(self.model.graph.node[self._maker[name]])
+            pending += _reads(self.model.graph.node[self._maker[name]])
         return sorted(nodes)
 
     def _part(
@@ -144,12 +144,16 @@ class Graph:
         inputs: Sequence[Any],
         constants: Mapping[str, AnyArray],
     ) -> Any:
-        kept = [self.model.graph.node[index] for index in nodes]
-        read = {name for node in kept for name in _reads(node)} | set(outputs)
-        weights = [item for item in self.model.graph.initializer if item.name in read]
+        selected = [self.model.graph.node[index] for index in nodes]
+        read = {name for node in selected for name in _reads(node)} | set(outputs)
+        weights = [tensor for tensor in self.model.graph.initializer if tensor.name in read]
         weights += [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
         graph = onnx.helper.make_graph(
-            kept, self.model.graph.name or "part", inputs, [self._values[name] for name in outputs], weights
+            selected,
+            self.model.graph.name or "part",
+            inputs,
+            [self._values[name] for name in outputs],
+            weights,
         )
         return onnx.helper.make_model(
             graph,
@@ -160,16 +164,16 @@ class Graph:
 
 
 def constants(model: Any) -> dict[str, AnyArray]:
-    """Initializers and constant nodes by name."""
-    found = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    """Values of initializers and constant nodes by name."""
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            found[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
-    return found
+            arrays[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+    return arrays
 
 
 def _reads(node: Any) -> list[str]:
-    """Tensors that a node reads, those of the graphs inside it too."""
+    """Tensors that a node reads, also inside its own graphs."""
     return [name for name in node.input if name] + list(_outer(node))
 
 

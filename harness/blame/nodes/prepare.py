@@ -1,7 +1,7 @@
-"""Writes truncated models, images and expected tensors into a folder that a board can work on (`harness.blame.cuts`).
+"""Writes truncated models, images and expected tensors into a folder for a board (see `harness.blame.cuts`).
 
-Each cut is an artifact whose graph ends at one tensor of the original and gives, beside it, a map and a score, means of
-its input: so `bench` scores it like a graph that holds its head, and `--save-outputs` keeps the tensor.
+Each cut is an artifact whose graph ends at one tensor of the original. It also outputs a map and a score, both means of its
+input: so `bench` scores it like a graph with its head, and `--save-outputs` saves the tensor.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ import onnx.numpy_helper
 from harness import __version__, storage
 from harness.blame import cuts
 from harness.blame.nodes.graph import Graph, Tensor
-from harness.blame.nodes.side import Side, chosen, repeated
+from harness.blame.nodes.side import Side, evenly_spread
 from harness.detector import artifact
 from harness.detector.artifact import HEAD, HeadSpec, Manifest, TensorSpec, Variant
 from harness.detector.preprocess import Crop, Preprocessor, Step, Windows
 from harness.errors import UsageError
 from harness.heads.graph import MAP, SCORE
 from harness.onnx_models.graph import opset_of
-from harness.records import batches
+from harness.records.batches import stage_digests
 from harness.types import AnyArray, Category, Sample
 
 MODEL = "cut.onnx"
 STAGE = "layout"
-"""Last step before the network of a cut."""
+"""Last preprocessing step before a cut's network."""
 _PREFIX = "cut."
-"""Before names in a graph with its head that the cut's own map and score take."""
+"""Before a graph's own `map` and `score`, whose names the cut's map and score use."""
 _AXES_AS_INPUT = 18
-"""The opset in which ReduceMean takes its axes as an input."""
+"""The first opset in which ReduceMean has its axes as an input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareRequest:
-    """What is cut, and how finely."""
+    """What is cut, and at how many tensors."""
 
     side: Side
     """The variant, on the reference backend."""
@@ -50,18 +50,18 @@ class PrepareRequest:
     to: Path
     """A new folder."""
     cuts: int
-    """Tensors inside the graph; every output comes on top."""
+    """Number of tensors inside the graph; the outputs are cut too."""
     images: int
-    """Of the test images, evenly spread."""
+    """Number of test images, evenly spread."""
     between: tuple[str, str] | None = None
-    """Cut only after the first of these tensors, up to the second."""
+    """Cut only after the first tensor, up to the second."""
 
 
 def prepare(request: PrepareRequest) -> cuts.Index:
-    """Write the folder, whole.
+    """Write the folder completely, or not at all.
 
     Raises:
-        UsageError: something is at that place, `between` names no tensors of the graph, or the graph normalises.
+        UsageError: the folder exists, `between` names no tensors of the graph, or the graph normalises.
     """
     side, manifest = request.side, request.side.artifact.manifest
     if side.variant.input_stage not in ("layout", "windows"):
@@ -70,19 +70,19 @@ def prepare(request: PrepareRequest) -> cuts.Index:
         )
     steps = _steps(manifest.preprocessing)
     preprocessor = Preprocessor(steps, until=STAGE)
-    samples = chosen(request.category.test, request.images)
-    stages, batch = {}, []
+    samples = evenly_spread(request.category.test, request.images)
+    stages, batches = {}, []
     for sample in samples:
         pixels = preprocessor.decode(sample.path)
         frame = preprocessor.frame(pixels)
         row = preprocessor.tensor(frame)
-        stages[sample.name] = batches.stage_digests(pixels, frame, row[None])
-        batch.append(repeated(side, row))
-    tensors = _places(request, batch[0])
-    values = _expected(side, [tensor.name for tensor in tensors], batch)
+        stages[sample.name] = stage_digests(pixels, frame, row[None])
+        batches.append(side.batch(row))
+    tensors = _places(request, batches[0])
+    values = _expected(side, [tensor.name for tensor in tensors], batches)
     with storage.new_folder(request.to) as folder:
         _copy(request.category, samples, folder / cuts.DATA)
-        made = [
+        written = [
             _cut(folder, number, side, steps, tensor, values[tensor.name])
             for number, tensor in enumerate(tensors)
         ]
@@ -95,25 +95,25 @@ def prepare(request: PrepareRequest) -> cuts.Index:
             reference=side.backend,
             input_stage=STAGE,
             images=stages,
-            cuts=tuple(made),
+            cuts=tuple(written),
         )
         storage.write_json(folder / cuts.INDEX, msgspec.to_builtins(index))
     return index
 
 
 def _steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """Those of the artifact; in place of many windows of an image its centre, as one input of the network."""
+    """The artifact's steps, with the image's centre in place of its windows: one input of the network."""
     windows = next((step for step in steps if isinstance(step, Windows)), None)
     if windows is None:
         return tuple(steps)
     centre = Crop(height=windows.size, width=windows.size)
-    kept = [step for step in steps if not isinstance(step, Windows | Crop)]
-    place = [step.stage for step in kept].index("scale")
-    return (*kept[:place], centre, *kept[place:])
+    others = [step for step in steps if not isinstance(step, Windows | Crop)]
+    place = [step.stage for step in others].index("scale")
+    return (*others[:place], centre, *others[place:])
 
 
 def _places(request: PrepareRequest, batch: AnyArray) -> list[Tensor]:
-    """Tensors to cut at, in topological order: evenly spread, then the outputs that are not among them."""
+    """Tensors to cut at, in topological order: evenly spread ones, and the outputs."""
     graph = request.side.graph
     tensors = _row_by_row(request.side, batch)
     names = [tensor.name for tensor in tensors]
@@ -122,7 +122,7 @@ def _places(request: PrepareRequest, batch: AnyArray) -> list[Tensor]:
         for name in request.between:
             if name not in names:
                 raise UsageError(
-                    f"--between: {name!r} is no float tensor of {request.side.variant.id} with one row per input"
+                    f"--between: {name!r} is no float tensor of {request.side.variant.id} with one row for each input"
                 )
         start, stop = names.index(request.between[0]) + 1, names.index(request.between[1]) + 1
     count = min(request.cuts, stop - start)
@@ -136,24 +136,25 @@ def _places(request: PrepareRequest, batch: AnyArray) -> list[Tensor]:
 
 
 def _row_by_row(side: Side, batch: AnyArray) -> list[Tensor]:
-    """Tensors that hold one row per input on axis 0, as stored outputs must; some lie in other orders inside a graph."""
+    """Tensors with one row for each input on axis 0, as saved outputs must have; a graph may also hold other layouts."""
     names = [tensor.name for tensor in side.graph.tensors]
-    one = side.values(names, batch)
+    single = side.values(names, batch)
     if side.variant.input.shape[0] is not None:
-        return [tensor for tensor in side.graph.tensors if one[tensor.name].shape[:1] == batch.shape[:1]]
-    two = side.values(names, np.concatenate([batch, batch]))
+        return [tensor for tensor in side.graph.tensors if single[tensor.name].shape[:1] == batch.shape[:1]]
+    double = side.values(names, np.concatenate([batch, batch]))
     return [
         tensor
         for tensor in side.graph.tensors
-        if (1, *two[tensor.name].shape[1:]) == one[tensor.name].shape and two[tensor.name].shape[:1] == (2,)
+        if (1, *double[tensor.name].shape[1:]) == single[tensor.name].shape
+        and double[tensor.name].shape[:1] == (2,)
     ]
 
 
-def _expected(side: Side, names: Sequence[str], batch: Sequence[AnyArray]) -> dict[str, AnyArray]:
-    """The reference's values, axis 0 in the order of the images."""
+def _expected(side: Side, names: Sequence[str], batches: Sequence[AnyArray]) -> dict[str, AnyArray]:
+    """The reference's values, with the images in order on axis 0."""
     model = side.graph.exposed(names)
-    given = [side.run(model, values)[0] for values in batch]
-    return {name: np.concatenate([arrays[name][:1] for arrays in given]) for name in names}
+    outputs = [side.run(model, batch)[0] for batch in batches]
+    return {name: np.concatenate([arrays[name][:1] for arrays in outputs]) for name in names}
 
 
 def _cut(
@@ -196,7 +197,7 @@ def _cut(
 
 
 def _manifest(manifest: Manifest, number: int, steps: tuple[Step, ...], variant: Variant) -> Manifest:
-    """Of a cut: a detector of its own, so that its records are never taken for those of the whole one."""
+    """A cut's manifest: a detector of its own, so that its records never count as the original's."""
     cut = msgspec.structs.replace(
         manifest,
         detector=f"{manifest.detector}-cut-{number:02}",
@@ -213,7 +214,7 @@ def _manifest(manifest: Manifest, number: int, steps: tuple[Step, ...], variant:
 
 
 def _with_head(model: Any, graph: Graph) -> Any:
-    """`model` with a map and a score beside its tensor: means of the input over channels, then over the map."""
+    """`model` with two more outputs, a map and a score: the input's mean over the channels, then the map's mean."""
     renamed = {name: f"{_PREFIX}{name}" for name in (MAP, SCORE)}
     for node in model.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -230,15 +231,15 @@ def _with_head(model: Any, graph: Graph) -> Any:
             node = onnx.helper.make_node("ReduceMean", [source], [target], axes=axes, keepdims=0)
         model.graph.node.append(node)
     batch, _, height, width = graph.input.type.tensor_type.shape.dim
-    for name, sides in ((MAP, (batch, height, width)), (SCORE, (batch,))):
-        shape = [side.dim_value or side.dim_param for side in sides]
+    for name, dimensions in ((MAP, (batch, height, width)), (SCORE, (batch,))):
+        shape = [dimension.dim_value or dimension.dim_param for dimension in dimensions]
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
     onnx.checker.check_model(model)
     return model
 
 
 def _copy(category: Category, samples: Sequence[Sample], folder: Path) -> None:
-    """The chosen images with their masks, and one good training image, which makes it a category."""
+    """Copy the images with their masks, and one training image, which a category must have."""
     files = [category.train[0].path, *(sample.path for sample in samples)]
     files += [sample.mask_path for sample in samples if sample.mask_path is not None]
     for file in files:

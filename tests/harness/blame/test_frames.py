@@ -44,21 +44,21 @@ def normalised(
             "by mean 0.5 0.5 0.5 and std 0.25",
         ),
         (normalised(PLANES * 255), "input", "division by 255 were missing"),
-        (-normalised(PLANES), "input", "does not grow"),
+        (-normalised(PLANES), "input", "do not grow"),
         (normalised(PLANES)[:, :-1], "frame", "its shape is (3, 47, 48)"),
     ],
     ids=str,
 )
-def test_what_was_done_to_an_input_is_told(other: AnyArray, stage: str, text: str) -> None:
-    told = explain(FRAME, other)
-    assert told is not None
-    assert (told.stage, text in told.text) == (stage, True), told
+def test_the_change_of_an_input_is_explained(other: AnyArray, stage: str, text: str) -> None:
+    explanation = explain(FRAME, other)
+    assert explanation is not None
+    assert (explanation.stage, text in explanation.text) == (stage, True), explanation
 
 
 def test_the_mean_and_std_of_the_other_normalisation_are_measured() -> None:
-    told = explain(FRAME, normalised(PLANES, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
-    assert told is not None
-    assert "by mean 0.1 0.2 0.3 and std 0.4 0.5 0.6 of pixels from 0 to 1" in told.text
+    explanation = explain(FRAME, normalised(PLANES, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    assert explanation is not None
+    assert "by mean 0.1 0.2 0.3 and std 0.4 0.5 0.6 of pixels from 0 to 1" in explanation.text
 
 
 def test_another_interpolation_differs_a_little_in_many_places() -> None:
@@ -66,37 +66,39 @@ def test_another_interpolation_differs_a_little_in_many_places() -> None:
     area, linear = (
         cv2.resize(large, (48, 48), interpolation=flag) for flag in (cv2.INTER_AREA, cv2.INTER_LINEAR)
     )
-    told = explain(np.asarray(area, np.uint8), linear.transpose(2, 0, 1))
-    assert told is not None
-    assert told.stage == "frame"
-    assert "another interpolation" in told.text
-    mean = float(told.text.split("differ by ")[1].split(" ")[0])
+    explanation = explain(np.asarray(area, np.uint8), linear.transpose(2, 0, 1))
+    assert explanation is not None
+    assert explanation.stage == "frame"
+    assert "another interpolation" in explanation.text
+    mean = float(explanation.text.split("differ by ")[1].split(" ")[0])
     assert mean == pytest.approx(np.abs(linear.astype(float) - area).mean(), rel=0.2)
 
 
 @pytest.mark.parametrize(("step", "text"), [(1, "more of the image"), (-1, "less of the image")])
-def test_a_missing_crop_and_a_crop_without_resize_are_told_with_their_factor(step: int, text: str) -> None:
+def test_a_missing_crop_and_a_crop_without_resize_are_explained_with_their_factor(
+    step: int, text: str
+) -> None:
     large = picture(160)
-    whole = cv2.resize(large, (48, 48), interpolation=cv2.INTER_AREA)
+    uncropped = cv2.resize(large, (48, 48), interpolation=cv2.INTER_AREA)
     centre = cv2.resize(large[20:140, 20:140], (48, 48), interpolation=cv2.INTER_AREA)
-    frame, other = (centre, whole)[::step]
-    told = explain(np.asarray(frame, np.uint8), normalised(other.transpose(2, 0, 1).astype(float)))
-    assert told is not None
-    assert (told.stage, text in told.text) == ("frame", True)
-    factor = float(told.text.split("about ")[1].split(" ")[0])
+    frame, other = (centre, uncropped)[::step]
+    explanation = explain(np.asarray(frame, np.uint8), normalised(other.transpose(2, 0, 1).astype(float)))
+    assert explanation is not None
+    assert (explanation.stage, text in explanation.text) == ("frame", True)
+    factor = float(explanation.text.split("about ")[1].split(" ")[0])
     assert factor == pytest.approx(160 / 120, abs=0.05)
 
 
 def test_a_grey_picture_has_no_channel_order() -> None:
-    told = explain(FRAME[:, :, :1], normalised(PLANES[:1], (0.5,), (0.5,)))
-    assert told is not None
-    assert told.stage == "input"
+    explanation = explain(FRAME[:, :, :1], normalised(PLANES[:1], (0.5,), (0.5,)))
+    assert explanation is not None
+    assert explanation.stage == "input"
 
 
 @pytest.mark.parametrize(
     "other", [np.random.default_rng(1).normal(size=PLANES.shape), np.full(PLANES.shape, np.nan)]
 )
-def test_what_is_not_alike_is_not_explained(other: AnyArray) -> None:
+def test_an_unlike_picture_is_not_explained(other: AnyArray) -> None:
     assert explain(FRAME, other) is None
 
 
@@ -113,16 +115,16 @@ def test_what_is_not_alike_is_not_explained(other: AnyArray) -> None:
         (normalised(picture(seed=1).transpose(2, 0, 1).astype(float)), False),
     ],
 )
-def test_an_input_shows_a_picture_that_it_is_a_normalisation_of(other: AnyArray, *, same: bool) -> None:
+def test_an_input_shows_the_picture_whose_normalisation_it_is(other: AnyArray, *, same: bool) -> None:
     assert shows(FRAME, other) == same
 
 
 def test_a_constant_input_is_not_called_a_normalisation() -> None:
-    told = explain(FRAME, np.zeros(PLANES.shape))
-    assert told is None or "normalised" not in told.text
+    explanation = explain(FRAME, np.zeros(PLANES.shape))
+    assert explanation is None or "normalised" not in explanation.text
 
 
 @pytest.mark.parametrize("seed", range(1, 7))
-def test_another_picture_is_not_taken_for_a_part_of_this_one(seed: int) -> None:
-    told = explain(FRAME, normalised(picture(seed=seed).transpose(2, 0, 1).astype(float)))
-    assert told is None
+def test_another_picture_is_not_called_a_crop_of_this_one(seed: int) -> None:
+    explanation = explain(FRAME, normalised(picture(seed=seed).transpose(2, 0, 1).astype(float)))
+    assert explanation is None

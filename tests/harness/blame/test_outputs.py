@@ -10,7 +10,7 @@ INF, NAN = np.inf, np.nan
 
 
 @pytest.mark.parametrize("tolerance", [-1e-9, INF, NAN])
-def test_a_tolerance_that_everything_or_nothing_is_within_is_refused(tolerance: float) -> None:
+def test_a_negative_or_infinite_tolerance_is_refused(tolerance: float) -> None:
     with pytest.raises(UsageError, match="--tolerance"):
         require_tolerance(tolerance)
     require_tolerance(0.0)

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from harness import registry, storage
-from harness.blame.nodes import Row, Side, side
+from harness.blame.nodes import InputRow, Side, open_side
 from harness.contracts import DeviceReport
 from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.types import AnyArray
@@ -59,7 +59,7 @@ class Bench:
 
     folder: Path
     base: Artifact
-    """Whose manifest they borrow."""
+    """The models borrow its manifest."""
 
     def side(
         self,
@@ -69,7 +69,7 @@ class Bench:
         backend: str = "onnxruntime-cpu",
         outputs: Sequence[str] = ("left", "right"),
     ) -> Side:
-        """One side; the chain with its own weights where nothing else is given."""
+        """One side; by default the chain with its own weights."""
         path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
         save(path, chain() if nodes is None else nodes, {**weights(), **(constants or {})}, outputs=outputs)
         spec = TensorSpec(name="image", dtype="float32", shape=(None, WIDTH))
@@ -83,53 +83,53 @@ class Bench:
             files={path.name: storage.sha256_of_file(path)},
             agreement={},
         )
-        return side(
+        return open_side(
             Artifact(path=self.folder, manifest=self.base.manifest, sha256=self.base.sha256), variant, backend
         )
 
 
-def rows(count: int = 3, scale: float = 1.0) -> tuple[Row, ...]:
+def rows(count: int = 3, scale: float = 1.0) -> tuple[InputRow, ...]:
     rng = np.random.default_rng(5)
     return tuple(
-        Row(image=f"{number}.png", values=rng.normal(0, scale, (1, WIDTH)).astype(np.float32))
+        InputRow(image=f"{number}.png", values=rng.normal(0, scale, (1, WIDTH)).astype(np.float32))
         for number in range(count)
     )
 
 
-class Sabotaged:
-    """onnxruntime, and then `ail` spoils what it gives: a backend whose node, and not whose file, is wrong."""
+class FaultyBackend:
+    """onnxruntime with a fault that `break_model` puts into a copy of the file: the backend is wrong, and not the file."""
 
     formats = ("onnx",)
     environment: Mapping[str, str] = {}
     simulated = False
 
-    def __init__(self, ail: Any) -> None:
-        self.ail = ail
+    def __init__(self, break_model: Any) -> None:
+        self.break_model = break_model
 
     def unavailable(self) -> str | None:
         return None
 
-    def open(self, given: Artifact, variant: Variant, *, threads: int) -> Session:
-        model = onnx.load(str(given.model_file(variant)))
-        self.ail(model)
-        path = given.path / "sabotaged.onnx"
+    def open(self, artifact: Artifact, variant: Variant, *, threads: int) -> Session:
+        model = onnx.load(str(artifact.model_file(variant)))
+        self.break_model(model)
+        path = artifact.path / "faulty.onnx"
         onnx.save(model, str(path))
         changed = msgspec.structs.replace(variant, files={path.name: storage.sha256_of_file(path)})
-        return Session(registry.backend("onnxruntime-cpu").open(given, changed, threads=threads))
+        return Session(registry.backend("onnxruntime-cpu").open(artifact, changed, threads=threads))
 
 
 class Session:
-    """Not onnxruntime, as far as its report goes."""
+    """An onnxruntime session whose report does not name onnxruntime."""
 
     device_ms: Mapping[str, float] = {}
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self.report = DeviceReport(device="sabotaged", runtime={"sabotage": "1"})
+        self.report = DeviceReport(device="faulty", runtime={"faulty": "1"})
 
     def run(self, batch: AnyArray) -> dict[str, AnyArray]:
-        found: dict[str, AnyArray] = self._session.run(batch)
-        return found
+        arrays: dict[str, AnyArray] = self._session.run(batch)
+        return arrays
 
     def close(self) -> None:
         self._session.close()
@@ -142,21 +142,21 @@ def _leaky(model: Any) -> None:
 
 
 def _drifting(model: Any) -> None:
-    """Every product comes out a little too large: by 6e-5, which is within tolerance once and not twice."""
-    for item in model.graph.initializer:
-        if item.name in weights():
-            array = numpy_helper.to_array(item) * np.float32(1 + 6e-5)
-            item.CopyFrom(numpy_helper.from_array(array, item.name))
+    """Every product is too large by 6e-5: within tolerance once, and not twice."""
+    for tensor in model.graph.initializer:
+        if tensor.name in weights():
+            array = numpy_helper.to_array(tensor) * np.float32(1 + 6e-5)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
 def _fused(model: Any) -> None:
-    """Spoils the second product only where what it reads is no output: where a runtime would fuse the two."""
+    """Spoils the second product only if its input is no output, as if a runtime had fused the two nodes."""
     if "r0" not in [value.name for value in model.graph.output]:
         _leaky(model)
 
 
 def _gathered(model: Any) -> None:
-    """The first two outputs change names where both are asked for."""
+    """The first two outputs change names if both are requested."""
     names = [value.name for value in model.graph.output]
     if {"left", "right"} <= set(names):
         for node in model.graph.node:
@@ -164,4 +164,4 @@ def _gathered(model: Any) -> None:
             node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
-leaky, drifting, fused, gathered = (Sabotaged(ail) for ail in (_leaky, _drifting, _fused, _gathered))
+leaky, drifting, fused, gathered = (FaultyBackend(fault) for fault in (_leaky, _drifting, _fused, _gathered))

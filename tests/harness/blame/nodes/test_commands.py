@@ -38,11 +38,11 @@ def spoiled(tiny: Tiny, folder: Path) -> Path:
 def two_variants(tiny: Tiny, tmp_path: Path) -> Tiny:
     """A copy with a second variant, which holds that other kernel: a bad export."""
     path = Path(shutil.copytree(tiny.artifact, tmp_path / "artifacts" / "widget"))
-    found = artifact.read(path).manifest.variants[0]
+    original = artifact.read(path).manifest.variants[0]
     file = path / "onnx-bad.onnx"
     shutil.copyfile(spoiled(tiny, tmp_path), file)
     files = {file.name: storage.sha256_of_file(file)}
-    artifact.add_variant(path, msgspec.structs.replace(found, id="onnx-bad", files=files))
+    artifact.add_variant(path, msgspec.structs.replace(original, id="onnx-bad", files=files))
     return Tiny(data=tiny.data, artifact=path)
 
 
@@ -52,9 +52,9 @@ def test_a_suspected_file_is_blamed_with_a_reproducer(
     path, out = spoiled(tiny, tmp_path), tmp_path / "out"
     arguments = ["blame", "nodes", str(tiny.artifact), "--data", str(tiny.data), "--other-model", str(path)]
     assert main([*arguments, "--to", str(out)]) == 1
-    said = capsys.readouterr().out
-    assert "files: constant kernels differs by" in said
-    assert said.splitlines()[-1].startswith("blame: Conv conv (tensor embedding")
+    printed = capsys.readouterr().out
+    assert "files: constant kernels differs by" in printed
+    assert printed.splitlines()[-1].startswith("blame: Conv conv (tensor embedding")
     assert (out / "reproduce.py").is_file()
 
 
@@ -74,7 +74,7 @@ def test_images_are_chosen_by_name_or_number(
 
 
 @pytest.mark.parametrize(
-    ("option", "code", "said"),
+    ("option", "code", "printed"),
     [
         ([], 2, "nothing to compare with"),
         (["--other", "onnxruntime-cpu"], 2, "nothing to compare with"),
@@ -85,10 +85,10 @@ def test_images_are_chosen_by_name_or_number(
     ],
 )
 def test_what_cannot_be_compared_is_refused(
-    tiny: Tiny, capsys: pytest.CaptureFixture[str], option: list[str], code: int, said: str
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], option: list[str], code: int, printed: str
 ) -> None:
     assert main(["blame", "nodes", str(tiny.artifact), "--data", str(tiny.data), *option]) == code
-    assert said in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tolerance", ["inf", "nan", "-1"])
@@ -129,7 +129,7 @@ def test_cuts_are_prepared_from_the_command_line(
 
 def benched(tiny: Tiny, out: Path, variant: str, **case: Any) -> None:
     plan = plan_module.plan(tiny.request(out, variants=(variant,), save_outputs=True, **case))
-    assert [made.reason for made in plan_module.run(plan, timeout=60, report=lambda _: None)] == [None]
+    assert [records.reason for records in plan_module.run(plan, timeout=60, report=lambda _: None)] == [None]
 
 
 def test_parity_blames_the_node_of_a_bad_export(
@@ -144,15 +144,15 @@ def test_parity_blames_the_node_of_a_bad_export(
     benched(two_variants, out, "onnx-fp32")
     start = worker.start
 
-    def run_as_first(job: Job, **given: Any) -> Path:
+    def run_as_first(job: Job, **options: Any) -> Path:
         """A worker process does not know the name: let the first do the work, and the record bear the name."""
         from harness.run import pipeline
 
         session = registry.backend("onnxruntime-cpu").open(job.artifact, job.variant, threads=1)
-        made = pipeline.run(job, session, load_ms=None, advance=given["advance"])
+        first = pipeline.run(job, session, load_ms=None, advance=options["advance"])
         from harness.records import record
 
-        return record.path_of(job.out, made)
+        return record.path_of(job.out, first)
 
     monkeypatch.setattr(worker, "start", run_as_first)
     plan = plan_module.plan(two_variants.request(out, "second", variants=("onnx-bad",), save_outputs=True))
@@ -161,8 +161,8 @@ def test_parity_blames_the_node_of_a_bad_export(
     arguments = ["parity", "--reference", "onnxruntime-cpu", "--results", str(out), "--blame"]
     arguments += ["--artifact", str(two_variants.artifact), "--data", str(two_variants.data)]
     assert main([*arguments, "--to", str(tmp_path / "reproducers")]) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert "blame · widget: second parts from onnxruntime-cpu at: outputs" in said
-    assert any(line.startswith("widget: blame: Conv conv (tensor embedding") for line in said)
-    assert said[-1].startswith("parity failed")
+    printed = capsys.readouterr().out.splitlines()
+    assert "blame · widget: second first differs from onnxruntime-cpu at: outputs" in printed
+    assert any(line.startswith("widget: blame: Conv conv (tensor embedding") for line in printed)
+    assert printed[-1].startswith("parity failed")
     assert (tmp_path / "reproducers" / "widget-second-onnx-bad" / "model.onnx").is_file()

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from harness import build, datasets, storage
 from harness.blame import cuts
-from harness.blame.nodes import PrepareRequest, prepare, side
+from harness.blame.nodes import PrepareRequest, open_side, prepare
 from harness.build import OmRequest
 from harness.cli import main
 from harness.detector import artifact
@@ -27,7 +27,7 @@ BACKEND = "onnxruntime-cpu"
 
 
 def deepened(tiny: Tiny, folder: Path) -> Artifact:
-    """A copy of the tiny artifact whose network computes the same in five nodes."""
+    """A copy of the tiny artifact whose network computes the same values in five nodes."""
     path = Path(shutil.copytree(tiny.artifact, folder / "widget"))
     file = path / "onnx-fp32.onnx"
     model = onnx.load(str(file))
@@ -50,18 +50,18 @@ def deepened(tiny: Tiny, folder: Path) -> Artifact:
 
 def relisted(path: Path) -> Artifact:
     """Bring the digest of the model in the manifest up to date."""
-    found = artifact.read(path)
-    (variant,) = found.manifest.variants
+    before = artifact.read(path)
+    (variant,) = before.manifest.variants
     changed = {variant.model: storage.sha256_of_file(path / variant.model)}
     variant = msgspec.structs.replace(variant, files=changed)
-    artifact.write_manifest(path, msgspec.structs.replace(found.manifest, variants=(variant,)))
+    artifact.write_manifest(path, msgspec.structs.replace(before.manifest, variants=(variant,)))
     return artifact.read(path)
 
 
 def prepared(tiny: Tiny, folder: Path, **changes: Any) -> cuts.Index:
-    found = deepened(tiny, folder)
+    deep = deepened(tiny, folder)
     request = {
-        "side": side(found, found.manifest.variants[0], BACKEND),
+        "side": open_side(deep, deep.manifest.variants[0], BACKEND),
         "category": datasets.load_category(tiny.data, "widget"),
         "to": folder / "cuts",
         "cuts": 2,
@@ -72,7 +72,7 @@ def prepared(tiny: Tiny, folder: Path, **changes: Any) -> cuts.Index:
 
 
 def benched(folder: Path, out: Path, backend: str = BACKEND) -> None:
-    """What the board does."""
+    """Bench the cuts, as a board does."""
     request = plan.BenchRequest(
         artifacts=(folder / cuts.CUTS,),
         data=folder / cuts.DATA,
@@ -81,17 +81,17 @@ def benched(folder: Path, out: Path, backend: str = BACKEND) -> None:
         out=out,
         save_outputs=True,
     )
-    made = plan.run(plan.plan(request), timeout=60, report=lambda _: None)
-    assert [item.reason for item in made] == [None] * len(made)
+    records = plan.run(plan.plan(request), timeout=60, report=lambda _: None)
+    assert [case_record.reason for case_record in records] == [None] * len(records)
 
 
 @pytest.fixture(scope="module")
 def folder(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cuts, and `board`, a bench of them that agrees; not to be changed."""
-    made = tmp_path_factory.mktemp("blame")
-    prepared(tiny, made)
-    benched(made / "cuts", made / "board")
-    return made
+    """Cuts, and `board`, the records of a board that agrees; read only."""
+    parent = tmp_path_factory.mktemp("blame")
+    prepared(tiny, parent)
+    benched(parent / "cuts", parent / "board")
+    return parent
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "blame"))
 
 
-def test_cuts_lie_evenly_in_the_graph_and_every_output_is_one(folder: Path) -> None:
+def test_cuts_are_evenly_spread_and_contain_every_output(folder: Path) -> None:
     index = cuts.read(folder / "cuts")
     assert [(cut.tensor, cut.operator) for cut in index.cuts] == [
         ("double", "Mul"),
@@ -110,14 +110,12 @@ def test_cuts_lie_evenly_in_the_graph_and_every_output_is_one(folder: Path) -> N
     assert len({cut.detector_sha256 for cut in index.cuts} | {index.detector_sha256}) == 4
 
 
-def test_every_tensor_is_cut_at_when_more_cuts_are_asked_for_than_there_are(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_every_tensor_is_cut_if_more_cuts_are_requested(tiny: Tiny, tmp_path: Path) -> None:
     index = prepared(tiny, tmp_path, cuts=99)
     assert [cut.tensor for cut in index.cuts] == ["conv", "double", "relu", "negative", "embedding"]
 
 
-def test_cuts_between_two_tensors_come_closer(tiny: Tiny, tmp_path: Path) -> None:
+def test_cuts_lie_between_two_tensors(tiny: Tiny, tmp_path: Path) -> None:
     index = prepared(tiny, tmp_path, cuts=99, between=("double", "negative"))
     assert [cut.tensor for cut in index.cuts] == ["relu", "negative"]
     for wrong in (("double", "double"), ("double", "nowhere")):
@@ -125,9 +123,9 @@ def test_cuts_between_two_tensors_come_closer(tiny: Tiny, tmp_path: Path) -> Non
             prepared(tiny, tmp_path / wrong[1], between=wrong)
 
 
-def test_a_tensor_whose_rows_are_not_the_inputs_is_not_cut_at(tiny: Tiny, tmp_path: Path) -> None:
-    found = deepened(tiny, tmp_path)
-    file = found.path / "onnx-fp32.onnx"
+def test_a_tensor_without_one_row_per_input_is_not_cut(tiny: Tiny, tmp_path: Path) -> None:
+    deep = deepened(tiny, tmp_path)
+    file = deep.path / "onnx-fp32.onnx"
     model = onnx.load(str(file))
     double, absolute = model.graph.node[1:3]
     double.op_type, double.input[:] = "Transpose", ["conv"]
@@ -135,9 +133,9 @@ def test_a_tensor_whose_rows_are_not_the_inputs_is_not_cut_at(tiny: Tiny, tmp_pa
     absolute.op_type = "Transpose"
     absolute.attribute.append(helper.make_attribute("perm", [1, 0, 2, 3]))
     file.write_bytes(model.SerializeToString())
-    changed = relisted(found.path)
+    changed = relisted(deep.path)
     request = PrepareRequest(
-        side=side(changed, changed.manifest.variants[0], BACKEND),
+        side=open_side(changed, changed.manifest.variants[0], BACKEND),
         category=datasets.load_category(tiny.data, "widget"),
         to=tmp_path / "cuts",
         cuts=99,
@@ -146,21 +144,21 @@ def test_a_tensor_whose_rows_are_not_the_inputs_is_not_cut_at(tiny: Tiny, tmp_pa
     assert [cut.tensor for cut in prepare(request).cuts] == ["conv", "relu", "negative", "embedding"]
 
 
-def test_a_cut_model_holds_nothing_behind_its_tensor(folder: Path) -> None:
+def test_a_cut_model_ends_at_its_tensor(folder: Path) -> None:
     model = onnx.load(str(folder / "cuts" / "cuts" / "00" / "cut.onnx"))
     assert [node.op_type for node in model.graph.node] == ["Conv", "Mul", "ReduceMean", "ReduceMean"]
     assert [value.name for value in model.graph.output] == ["double", "map", "score"]
 
 
 def test_a_device_that_agrees_passes_every_cut(folder: Path) -> None:
-    (found,) = cuts.compare(folder / "cuts", folder / "board")
-    assert (found.verdict, found.first, found.tolerance) == ("passed", None, 1e-4)
-    assert [cut.difference for cut in found.cuts] == [0.0, 0.0, 0.0]
-    assert found.lines()[-1] == "blame passed: nothing differs"
+    (comparison,) = cuts.compare(folder / "cuts", folder / "board")
+    assert (comparison.verdict, comparison.first, comparison.tolerance) == ("passed", None, 1e-4)
+    assert [cut.difference for cut in comparison.cuts] == [0.0, 0.0, 0.0]
+    assert comparison.lines()[-1] == "blame passed: nothing differs"
 
 
 def altered_expectation(folder: Path, number: int) -> None:
-    """As if the reference had computed something else from that cut on: the device then differs from there."""
+    """Change the expected values from that cut on: the device first differs there."""
     file = folder / "cuts" / cuts.INDEX
     document = json.loads(file.read_text())
     for cut in document["cuts"][number:]:
@@ -173,14 +171,14 @@ def altered_expectation(folder: Path, number: int) -> None:
 
 def test_the_first_cut_over_tolerance_is_named_with_the_last_that_agrees(copied: Path) -> None:
     altered_expectation(copied, 1)
-    (found,) = cuts.compare(copied / "cuts", copied / "board")
-    assert [cut.verdict for cut in found.cuts] == ["passed", "failed", "failed"]
-    assert found.first is not None
-    assert found.first.tensor == "relu"
-    assert found.first.difference == pytest.approx(0.01 / 1.01, rel=1e-3)
-    assert found.lines()[-1].endswith(
+    (comparison,) = cuts.compare(copied / "cuts", copied / "board")
+    assert [cut.verdict for cut in comparison.cuts] == ["passed", "failed", "failed"]
+    assert comparison.first is not None
+    assert comparison.first.tensor == "relu"
+    assert comparison.first.difference == pytest.approx(0.01 / 1.01, rel=1e-3)
+    assert comparison.lines()[-1].endswith(
         "the first cut over tolerance is relu (Abs), after double, which agrees; "
-        "closer: prepare --between double relu"
+        "to search closer: prepare --between double relu"
     )
     for tolerance, verdict in ((0.0098, "failed"), (0.01, "passed")):
         assert cuts.compare(copied / "cuts", copied / "board", tolerance=tolerance)[0].verdict == verdict
@@ -188,40 +186,43 @@ def test_the_first_cut_over_tolerance_is_named_with_the_last_that_agrees(copied:
 
 def test_a_cut_without_a_record_is_not_measured(copied: Path) -> None:
     (copied / "board" / next(p.name for p in (copied / "board").glob("*cut-01*.json"))).unlink()
-    (found,) = cuts.compare(copied / "cuts", copied / "board")
-    assert [cut.verdict for cut in found.cuts] == ["passed", "not measured", "passed"]
-    assert (found.verdict, found.cuts[1].reason) == ("not measured", "no record")
+    (comparison,) = cuts.compare(copied / "cuts", copied / "board")
+    assert [cut.verdict for cut in comparison.cuts] == ["passed", "not measured", "passed"]
+    assert (comparison.verdict, comparison.cuts[1].reason) == ("not measured", "no record")
     altered_expectation(copied, 2)
-    (found,) = cuts.compare(copied / "cuts", copied / "board")
-    assert (found.verdict, "cuts before it were not measured" in found.lines()[-1]) == ("failed", True)
+    (comparison,) = cuts.compare(copied / "cuts", copied / "board")
+    assert (comparison.verdict, "some cuts before it were not measured" in comparison.lines()[-1]) == (
+        "failed",
+        True,
+    )
 
 
 def test_records_of_other_inputs_are_not_measured(copied: Path) -> None:
     for path in (copied / "board").glob("*.json"):
-        found = record.read(path)
+        case_record = record.read(path)
         images = [
             msgspec.structs.replace(image, stages=image.stages | {"input": "0" * 64})
-            for image in found.images
+            for image in case_record.images
         ]
-        record.write(path.parent, msgspec.structs.replace(found, images=tuple(images)))
-    (told,) = cuts.compare(copied / "cuts", copied / "board")
-    assert {cut.verdict for cut in told.cuts} == {"not measured"}
-    assert "other inputs" in str(told.cuts[0].reason)
+        record.write(path.parent, msgspec.structs.replace(case_record, images=tuple(images)))
+    (comparison,) = cuts.compare(copied / "cuts", copied / "board")
+    assert {cut.verdict for cut in comparison.cuts} == {"not measured"}
+    assert "other inputs" in str(comparison.cuts[0].reason)
 
 
-def test_outputs_that_were_not_stored_or_are_of_another_model_are_not_measured(copied: Path) -> None:
+def test_missing_outputs_and_outputs_of_another_model_are_not_measured(copied: Path) -> None:
     first, second, _ = sorted((copied / "board").glob("*.json"))
-    found = record.read(first)
-    record.write(first.parent, msgspec.structs.replace(found, outputs=None))
-    found = record.read(second)
-    assert found.outputs is not None
-    variant = msgspec.structs.replace(found.outputs.variant, software={"source_sha256": "0" * 64})
-    kept = msgspec.structs.replace(found.outputs, variant=variant)
-    record.write(second.parent, msgspec.structs.replace(found, outputs=kept))
-    (told,) = cuts.compare(copied / "cuts", copied / "board")
-    assert [cut.verdict for cut in told.cuts] == ["not measured", "not measured", "passed"]
-    assert "--save-outputs" in str(told.cuts[0].reason)
-    assert "not made of the cut" in str(told.cuts[1].reason)
+    case_record = record.read(first)
+    record.write(first.parent, msgspec.structs.replace(case_record, outputs=None))
+    case_record = record.read(second)
+    assert case_record.outputs is not None
+    variant = msgspec.structs.replace(case_record.outputs.variant, software={"source_sha256": "0" * 64})
+    saved = msgspec.structs.replace(case_record.outputs, variant=variant)
+    record.write(second.parent, msgspec.structs.replace(case_record, outputs=saved))
+    (comparison,) = cuts.compare(copied / "cuts", copied / "board")
+    assert [cut.verdict for cut in comparison.cuts] == ["not measured", "not measured", "passed"]
+    assert "--save-outputs" in str(comparison.cuts[0].reason)
+    assert "not exported from the cut" in str(comparison.cuts[1].reason)
 
 
 @pytest.mark.parametrize(
@@ -255,20 +256,20 @@ def test_altered_outputs_are_refused(copied: Path) -> None:
 
 def test_results_without_a_record_of_the_cuts_are_refused(tiny: Tiny, folder: Path, tmp_path: Path) -> None:
     plan.run(plan.plan(tiny.request(tmp_path / "other")), timeout=60, report=lambda _: None)
-    with pytest.raises(UsageError, match="no record is of the cuts"):
+    with pytest.raises(UsageError, match="no record of the cuts"):
         cuts.compare(folder / "cuts", tmp_path / "other")
 
 
 def test_a_simulated_board_compiles_the_cuts_and_its_float16_is_within_its_own_tolerance(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for found in artifact.find(copied / "cuts" / cuts.CUTS, ()):
+    for cut_artifact in artifact.find(copied / "cuts" / cuts.CUTS, ()):
         request = OmRequest(soc="Ascend310", cann="7.0", atc="simulated")
-        build.export(found, "om", head_in_graph=True, om=request)
+        build.export(cut_artifact, "om", head_in_graph=True, om=request)
     benched(copied / "cuts", copied / "ascend", "ascend310-simulated")
-    (told,) = cuts.compare(copied / "cuts", copied / "ascend")
-    assert (told.verdict, told.tolerance, told.simulated) == ("passed", 1e-2, True)
-    assert all(cut.difference is not None and 0 < cut.difference < 1e-2 for cut in told.cuts)
+    (comparison,) = cuts.compare(copied / "cuts", copied / "ascend")
+    assert (comparison.verdict, comparison.tolerance, comparison.simulated) == ("passed", 1e-2, True)
+    assert all(cut.difference is not None and 0 < cut.difference < 1e-2 for cut in comparison.cuts)
     arguments = ["blame", "compare", str(copied / "cuts"), "--outputs", str(copied / "ascend")]
     assert main(arguments) == 0
     assert "SIMULATED, not hardware" in capsys.readouterr().out
