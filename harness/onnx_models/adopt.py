@@ -1,4 +1,4 @@
-"""File and description become an artifact with one ONNX variant: from there on the model is measured as any other."""
+"""Makes an artifact with one ONNX variant from a file and its description."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from harness.onnx_models.description import Description
 from harness.onnx_models.graph import Graph, Value
 
 DETECTOR = "onnx"
-"""What tables call the method of a model of which only the file is known."""
+"""The method that tables show for a model of which only the file is known."""
 HEAD = "given"
 _FOLDER = "model"
 
 
 def adopt(graph: Graph, description: Description, category: str, folder: Path) -> Path:
-    """Make the artifact of a model for one category, or find it made.
+    """Make the artifact of a model for one category, unless it exists already.
 
     Args:
         graph: The model; its files are copied.
-        description: Complete.
-        category: What it detects anomalies in.
-        folder: Where artifacts of such models are kept, each in a folder of its own.
+        description: A complete description.
+        category: The category in which the model detects anomalies.
+        folder: Holds the artifacts of such models, each in its own folder.
 
     Returns:
         `folder / NAME-DIGEST / category`.
 
     Raises:
-        ArtifactError: the description is incomplete, or not of this model.
+        ArtifactError: the description is incomplete, or describes another model.
     """
     if description.model_sha256 != storage.sha256_of_json(dict(graph.files)):
         raise ArtifactError(
-            f"{graph.path}: the manifest is of another model; draft it again: python -m harness onnx describe"
+            f"{graph.path}: the manifest describes another model; draft it again: python -m harness onnx describe"
         )
     check.require(graph, description)
     request = storage.sha256_of_json(msgspec.to_builtins(description))
@@ -49,16 +49,16 @@ def adopt(graph: Graph, description: Description, category: str, folder: Path) -
     if (path / artifact.MANIFEST).is_file():
         return path
     try:
-        with storage.new_folder(path) as made:
+        with storage.new_folder(path) as new:
             for file in graph.files:
-                target = made / _FOLDER / file
+                target = new / _FOLDER / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(graph.path.parent / file, target)
-            artifact.write_arrays(made / artifact.STATE, {})
-            artifact.write_manifest(made, _manifest(graph, description, category, request))
+            artifact.write_arrays(new / artifact.STATE, {})
+            artifact.write_manifest(new, _manifest(graph, description, category, request))
     except (OSError, UsageError):
         if not (path / artifact.MANIFEST).is_file():
-            raise  # else another process was first, with the same: folders appear whole
+            raise  # else another process wrote the same artifact first: folders appear complete
     return path
 
 
@@ -98,14 +98,14 @@ def _variant(graph: Graph, description: Description) -> Variant:
     assert picture.shape is not None and description.size is not None  # noqa: PT018, S101 - `check.require`
     channels = 1 if description.colour == "GREY" else 3
     row = (channels, *description.size) if description.layout == "NCHW" else (*description.size, channels)
-    wanted = [value for value in graph.outputs if value.name in (description.map, description.score)]
+    outputs = [value for value in graph.outputs if value.name in (description.map, description.score)]
     return Variant(
         id="onnx",
         format="onnx",
         precision="unknown",
         input=TensorSpec(name=picture.name, dtype=picture.dtype, shape=(picture.shape[0], *row)),
         input_stage=description.steps()[-1].stage,
-        outputs=tuple(_spec(value) for value in wanted),
+        outputs=tuple(_spec(value) for value in outputs),
         files={f"{_FOLDER}/{name}": digest for name, digest in graph.files.items()},
         agreement={},
         software={"producer": graph.producer}

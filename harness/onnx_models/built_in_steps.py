@@ -1,4 +1,4 @@
-"""What the picture goes through inside a graph before it branches or meets weights."""
+"""The preprocessing inside a graph: the operators on the picture before it branches or meets weights."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ _POINTWISE = ("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Transpose"
 _CUTTING = ("Slice", "CenterCropPad", "Gather", "Pad")
 _SHIFT, _SCALE = ("Sub", "Add"), ("Div", "Mul")
 _PADS_OF_TORCH = ("Cast", "Reshape", "Transpose", "Slice", "Concat")
-"""From what torch's older exporter makes of the padding that was written, (left, right, top, bottom), to what Pad takes."""
+"""The operators with which torch's older exporter turns a padding (left, right, top, bottom) into the input of a Pad."""
 
 
-def way_in(graph: Graph) -> tuple[Node, ...]:
-    """Operators that the picture goes through before it branches or meets weights."""
+def leading_steps(graph: Graph) -> tuple[Node, ...]:
+    """Operators on the picture before it branches or meets weights, in order."""
     readers = _readers(graph)
-    way: list[Node] = []
+    steps: list[Node] = []
     tensor, passing = graph.inputs[0].name, (*_POINTWISE, *_CUTTING, *_SHIFT, *_SCALE, "Resize")
     while len(readers.get(tensor, ())) == 1 and readers[tensor][0].operator in passing:
-        way.append(readers[tensor].pop())
-        tensor = "".join(way[-1].outputs[:1])
-    return tuple(way)
+        steps.append(readers[tensor].pop())
+        tensor = "".join(steps[-1].outputs[:1])
+    return tuple(steps)
 
 
 def cuts(graph: Graph) -> tuple[str, ...]:
-    """Operators that cut or pad the picture before any weights: the map is then not of the whole picture.
+    """Operators that cut or pad the picture before any weights: the map then shows another part than the picture.
 
-    A Pad that gives a convolution its margin is none of them.
+    A Pad that only gives a convolution its margin does not count.
     """
-    way = way_in(graph)
-    if way and way[-1].operator == "Pad" and _is_margin(graph, way[-1]):
-        way = way[:-1]
-    return tuple(node.operator for node in way if node.operator in _CUTTING)
+    steps = leading_steps(graph)
+    if steps and steps[-1].operator == "Pad" and _is_margin(graph, steps[-1]):
+        steps = steps[:-1]
+    return tuple(node.operator for node in steps if node.operator in _CUTTING)
 
 
 def takes_unit(graph: Graph) -> bool:
-    """Whether the graph shifts and scales the picture as makes sense of values in [0, 1], and of no others.
+    """Whether the graph's own normalisation fits values in [0, 1] only.
 
-    What it does to a value x is brought to (x − mean) / std: the mean must lie in [0, 1] and the deviation in (0, 1], for all
-    channels. Constants that cannot be read, and a shift and scale that change nothing, tell nothing.
+    The shifts and scales of a value x are written as (x − mean) / std: the mean must lie in [0, 1] and the deviation in
+    (0, 1], for all channels. False if a constant cannot be read, or if shift and scale change nothing.
     """
     tensor, operators = graph.inputs[0].name, set()
     factor, offset = np.ones(1), np.zeros(1)
-    for node in way_in(graph):
+    for node in leading_steps(graph):
         if node.operator in (*_SHIFT, *_SCALE):
             constant = _operand(graph, node, tensor)
             if constant is None:
                 return False
             operators.add(node.operator)
-            with np.errstate(all="ignore"):  # a division by zero ends outside the limits below
+            with np.errstate(all="ignore"):  # a division by zero fails the limits below
                 if node.operator in _SHIFT:
                     offset = offset + (constant if node.operator == "Add" else -constant)
                 else:
@@ -68,8 +68,8 @@ def takes_unit(graph: Graph) -> bool:
 
 
 def resized_to(graph: Graph) -> tuple[int, int] | None:
-    """Height and width that the one Resize of the picture (N, C, H, W) goes to, where they are constants."""
-    resizes = [node for node in way_in(graph) if node.operator == "Resize"]
+    """Height and width to which the graph resizes the picture (N, C, H, W), if it has one Resize with constant sizes."""
+    resizes = [node for node in leading_steps(graph) if node.operator == "Resize"]
     if len(resizes) != 1 or len(resizes[0].inputs) < 4:
         return None
     makers, name = _makers(graph), resizes[0].inputs[3]
@@ -82,7 +82,7 @@ def resized_to(graph: Graph) -> tuple[int, int] | None:
 
 
 def _operand(graph: Graph, node: Node, tensor: str) -> AnyArray | None:
-    """The constant by which `node` shifts or scales `tensor`: one number, or one for each channel."""
+    """The constant with which `node` shifts or scales `tensor`: one number, or one for each channel."""
     first, second = node.inputs if len(node.inputs) == 2 else ("", "")
     if second == tensor and node.operator in ("Add", "Mul"):
         first, second = second, first
@@ -91,9 +91,9 @@ def _operand(graph: Graph, node: Node, tensor: str) -> AnyArray | None:
 
 
 def _is_margin(graph: Graph, pad: Node) -> bool:
-    """Whether a Pad only keeps the size of the picture for the convolutions that alone read it.
+    """Whether a Pad only keeps the picture's size for the convolutions that read it.
 
-    At most half a kernel on each side, and as much on both but for one; what cannot be read is taken for a cut.
+    It then adds at most half a kernel on each side, and the two sides differ by at most one. False if this cannot be read.
     """
     margins, readers = _margins(graph, pad), _readers(graph).get("".join(pad.outputs[:1]), [])
     kernels = [graph.shapes.get("".join(node.inputs[1:2]), ()) for node in readers]
@@ -101,17 +101,19 @@ def _is_margin(graph: Graph, pad: Node) -> bool:
         margins is not None
         and bool(readers)
         and all(node.operator == "Conv" for node in readers)
-        and all(len(kernel) == 4 and tuple(_same(kernel[2:], margins)) == (True, True) for kernel in kernels)
+        and all(
+            len(kernel) == 4 and tuple(_keep_size(kernel[2:], margins)) == (True, True) for kernel in kernels
+        )
     )
 
 
-def _same(kernel: tuple[int, ...], margins: AnyArray) -> Iterator[bool]:
+def _keep_size(kernel: tuple[int, ...], margins: AnyArray) -> Iterator[bool]:
     for length, (begin, end) in zip(kernel, margins.tolist(), strict=True):
         yield min(begin, end) >= 0 and max(begin, end) <= length // 2 and abs(begin - end) <= 1
 
 
 def _margins(graph: Graph, pad: Node) -> AnyArray | None:
-    """What a Pad of (N, C, H, W) adds: ((top, bottom), (left, right)); `None` where it cannot be read."""
+    """Rows and columns that a Pad adds to (N, C, H, W): ((top, bottom), (left, right)); `None` if unknown."""
     if len(pad.inputs) < 2 or len([name for name in pad.inputs[3:] if name]) > 0:
         return None
     name, makers = pad.inputs[1], _makers(graph)

@@ -1,4 +1,4 @@
-"""Whether a description is complete and fits its graph: everything that is wrong at once, with what to declare."""
+"""Checks that a description is complete and fits its graph; lists all problems at once, with the declarations to add."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from harness.onnx_models.recognise import FLOATS, is_map, is_score, sides
 
 
 def require(graph: Graph, description: Description) -> None:
-    """Raise `ArtifactError` unless `bench` can run the model so: what is wrong, and what is to be declared."""
+    """Raise `ArtifactError` unless `bench` can run the model as described; the message lists the declarations to add."""
     missing = open_questions(graph, description)
     if missing:
         raise ArtifactError(f"{graph.path}: {'; '.join(missing)}")
 
 
 def open_questions(graph: Graph, description: Description) -> list[str]:
-    """What is left to declare.
+    """List the declarations that the description lacks.
 
     Raises:
-        ArtifactError: no declaration helps: the model detects nothing, or the description is not of it.
+        ArtifactError: no declaration helps: the model is no anomaly detector, or the description contradicts it.
     """
     if description.map is None and description.score is None and not _candidates(graph):
         raise ArtifactError(
-            f"{graph.path}: not an anomaly detector: no output is one map or one score per image ({_told(graph)})"
+            f"{graph.path}: not an anomaly detector: no output is one map or one score per image ({_listed_outputs(graph)})"
         )
     wrong = [*problems(description).values(), *_contradictions(graph, description)]
     if wrong:
@@ -38,7 +38,7 @@ def _questions(graph: Graph, description: Description) -> Iterator[str]:
     (picture,) = graph.inputs
     if description.map is None and description.score is None:
         names = " or ".join(_candidates(graph))
-        yield f"which output is map or score is not clear ({_told(graph)}): declare {names}"
+        yield f"which output is map or score is not clear ({_listed_outputs(graph)}): declare {names}"
     if description.layout is None:
         yield f"{picture} may be NCHW or NHWC: declare --set layout=NCHW or NHWC"
     if description.size is None:
@@ -108,12 +108,12 @@ def _candidates(graph: Graph) -> list[str]:
     ]
 
 
-def _told(graph: Graph) -> str:
-    """The outputs, and what they look like."""
-    return "; ".join(f"{value}{_looks(value)}" for value in graph.outputs)
+def _listed_outputs(graph: Graph) -> str:
+    """The outputs, with their likely meaning."""
+    return "; ".join(f"{value}{_likely(value)}" for value in graph.outputs)
 
 
-def _looks(value: Value) -> str:
+def _likely(value: Value) -> str:
     shape = value.shape or ()
     if value.dtype not in FLOATS:
         return ", decisions or numbers of classes"

@@ -1,4 +1,4 @@
-"""How pictures go into a model that was not exported here, and what comes out: the manifest beside it."""
+"""The description of an ONNX model from elsewhere: how it reads pictures and what it outputs. Stored as its manifest."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ Range = Literal["byte", "unit", "imagenet"]
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The contents of a model's manifest; `None` is what is not known, or not there."""
+    """The contents of a model's manifest; a field is `None` if it is unknown or absent."""
 
     schema: int = SCHEMA
     model_sha256: str
-    """Of the file and its external data: a description is of one model."""
+    """Digest of the file and its external data: a description belongs to one model."""
     name: str
-    """What tables call it."""
+    """The model's name in tables."""
     layout: Literal["NCHW", "NHWC"] | None = None
     size: tuple[Size, Size] | None = None
-    """Height and width that go in; metrics are computed in this frame."""
+    """Height and width of the input, in pixels; metrics are computed in this frame."""
     resize: tuple[Size, Size] | None = None
-    """Squash to this first, then keep the centre of `size`; straight to `size` when not given."""
+    """Height and width to resize to before the centre crop to `size`; `None` resizes directly to `size`."""
     interpolation: Interpolation = "pyramid"
     colour: Literal["RGB", "BGR", "GREY"] | None = None
     range: Range | None = None
-    """What the pixel values 0 … 255 become: `byte` as they are, `unit` [0, 1], `imagenet` normalised with ImageNet's mean
-    and standard deviation."""
+    """Scale of the pixel values 0 … 255: `byte` keeps them, `unit` scales to [0, 1], `imagenet` also normalises with
+    ImageNet's mean and standard deviation."""
     mean: tuple[float, float, float] | None = None
     std: tuple[Positive, Positive, Positive] | None = None
-    """With `unit`: (x − mean) / std follows."""
+    """With `unit`: the values become (x − mean) / std."""
     map: str | None = None
-    """Output that is the anomaly map: (N, H, W), (N, 1, H, W) or (N, H, W, 1), higher is more anomalous."""
+    """Output with the anomaly map: (N, H, W), (N, 1, H, W) or (N, H, W, 1); larger is more anomalous."""
     score: str | None = None
-    """Output that is the image score: one number per image, higher is more anomalous."""
+    """Output with the image score: one number per image; larger is more anomalous."""
     image_threshold: float | None = None
-    """An image is called defective when its score is greater."""
+    """An image counts as defective if its score is greater."""
     pixel_threshold: float | None = None
     how: dict[str, str] = {}
-    """Field → where its value comes from, or why it has none."""
+    """Field → the source of its value, or the reason why it has none."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` unless `name` may stand in records and tables."""
@@ -69,7 +69,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"name {self.name!r} is not one line of printable characters")
 
     def steps(self) -> tuple[Step, ...]:
-        """The host's preprocessing; call once nothing is missing."""
+        """The preprocessing steps before the network; the description must be complete."""
         assert self.size is not None and self.colour is not None  # noqa: PT018, S101 - `require_complete`
         height, width = self.resize or self.size
         steps: list[Step] = [Decode(), Colour(order=self.colour)]
@@ -97,43 +97,43 @@ def read(path: Path) -> Description:
     """Read a model's manifest strictly.
 
     Raises:
-        ArtifactError: no such file, or not one of this schema.
+        ArtifactError: the file is missing, or has another schema.
     """
     remedy = "draft it again: python -m harness onnx describe"
     return storage.read_json(path, Description, schema=SCHEMA, error=ArtifactError, remedy=remedy)
 
 
 def write(path: Path, description: Description) -> None:
-    """Write a model's manifest, to be completed by hand and given to `bench --manifest`."""
+    """Write a model's manifest, to be completed by hand for `bench --manifest`."""
     storage.write_json(path, msgspec.to_builtins(description))
 
 
 def declare(description: Description, assignments: Sequence[str]) -> Description:
-    """`description` with what was declared as `NAME=VALUE`: numbers are separated by commas, sizes by x.
+    """`description` with the declarations `NAME=VALUE`: commas separate numbers, x separates the sides of a size.
 
     Raises:
-        UsageError: an unknown name, or a value that it cannot have.
+        UsageError: a name is unknown or declared twice, or a value is not possible.
     """
     seen = set()
-    for item in assignments:
-        name, equals, text = item.partition("=")
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
         if not equals or not text:
-            raise UsageError(f"--set {printable(item)}: expected NAME=VALUE")
+            raise UsageError(f"--set {printable(assignment)}: expected NAME=VALUE")
         if name in seen:
             raise UsageError(f"--set {name} is given twice")
         seen.add(name)
         try:
             description = assign(description, name, text, how="declared")
         except ValueError as error:
-            raise UsageError(f"--set {printable(item)}: {error}") from error
+            raise UsageError(f"--set {printable(assignment)}: {error}") from error
     return description
 
 
 def assign(description: Description, name: str, text: str, *, how: str) -> Description:
-    """`description` with the field `name` as `text` says, and `how` it came to be.
+    """`description` with the field `name` set from `text`, and its source `how`.
 
     Raises:
-        ValueError: an unknown name, or a value that it cannot have, with those that it can.
+        ValueError: the name is unknown, or the value is not possible; lists the possible ones.
     """
     if name not in _TYPES:
         raise ValueError(errors.unknown("declaration", name, SETTABLE))
@@ -146,14 +146,14 @@ def assign(description: Description, name: str, text: str, *, how: str) -> Descr
 
 
 def _choices(type_: Any) -> list[str]:
-    """The texts that a field may hold, where they are few."""
+    """The texts that a field may hold, if it has a fixed set of them."""
     return [
         text for kind in (type_, *get_args(type_)) if get_origin(kind) is Literal for text in get_args(kind)
     ]
 
 
 def _value(name: str, text: str) -> Any:
-    """The value as JSON would hold it; a text where it is no finite number, which the type then refuses."""
+    """The value as in JSON; a text if it is no finite number, which the type then rejects."""
     try:
         if name in ("size", "resize"):
             sides = [int(side) for side in text.split("x")]
@@ -171,20 +171,20 @@ def _value(name: str, text: str) -> Any:
 
 
 def problems(description: Description) -> Mapping[str, str]:
-    """What contradicts itself in the description alone: field → why."""
-    found = {}
+    """Contradictions inside the description: field → reason."""
+    reasons = {}
     if (description.mean is None) != (description.std is None):
-        found["mean"] = "mean and std go together"
+        reasons["mean"] = "mean and std go together"
     elif description.mean is not None and description.range != "unit":
-        found["mean"] = "mean and std are of pixel values in [0, 1]: they need range=unit"
+        reasons["mean"] = "mean and std are of pixel values in [0, 1]: they need range=unit"
     size, resize = description.size, description.resize
     if size is not None and resize is not None and (size[0] > resize[0] or size[1] > resize[1]):
-        found["resize"] = f"size {_sides(size)} cannot be cut from resize {_sides(resize)}"
+        reasons["resize"] = f"size {_sides(size)} cannot be cut from resize {_sides(resize)}"
     if description.score is not None and description.score == description.map:
-        found["score"] = "one output cannot be both map and score"
+        reasons["score"] = "one output cannot be both map and score"
     if description.pixel_threshold is not None and description.map is None:
-        found["pixel_threshold"] = "without a map there are no pixels to decide"
-    return found
+        reasons["pixel_threshold"] = "without a map there are no pixels to decide"
+    return reasons
 
 
 def _sides(size: tuple[int, int]) -> str:

@@ -210,7 +210,7 @@ def _external(path: Path, model: onnx.ModelProto) -> dict[str, str]:
         file = storage.inside(path.parent, location, ArtifactError)
         if ".." in Path(location).parts:
             raise ArtifactError(
-                f"{path}: its external data {location!r} takes a way round; save the model again"
+                f"{path}: its external data {location!r} is not the direct path; save the model again"
             )
         _require_file(file, "missing", f"it holds weights of {path.name}: copy both files together")
         if file.stat().st_size < end:

@@ -20,15 +20,15 @@ Measure = Callable[..., Record]
 
 @pytest.fixture
 def measure(tiny: Tiny, tmp_path: Path) -> Measure:
-    """Score a model on the tiny data set in this process, by what is declared of it."""
+    """Score a model on the tiny data set in this process, with declarations."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
     def measured(path: Path, *declared: str, batch_size: int = 1) -> Record:
         graph = onnx_models.read_graph(path)
         described = onnx_models.declare(onnx_models.recognise(graph), declared)
-        made = onnx_models.adopt(graph, described, "widget", tmp_path / "adopted")
+        artifact = onnx_models.adopt(graph, described, "widget", tmp_path / "adopted")
         request = BenchRequest(
-            artifacts=(made,),
+            artifacts=(artifact,),
             data=tiny.data,
             categories=(),
             backends=("onnxruntime-cpu",),

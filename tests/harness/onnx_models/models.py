@@ -1,4 +1,4 @@
-"""Small ONNX files as they come from elsewhere, sound and unsound, put together by hand."""
+"""Small ONNX files from elsewhere, made by hand: suitable and unsuitable ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.types import AnyArray, Float32
 
 FLOAT, UINT8, BOOL, HALF, DOUBLE = 1, 2, 9, 10, 11
 LEVEL = 0.47
-"""What the toy detector takes for the grey value of good surfaces, in [0, 1]."""
+"""The grey value of good surfaces for the toy detector, in [0, 1]."""
 Info = tuple[str, int, Sequence[int | str]]
 PICTURE: Info = ("input", FLOAT, ["n", 3, 32, 32])
 MAP: Info = ("anomaly_map", FLOAT, ["n", 1, 32, 32])
@@ -37,7 +37,7 @@ LARGEST = [node("ReduceMax", "anomaly_map", "pred_score", axes=[1, 2, 3], keepdi
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
-    """A model to be written: by default how far each pixel's grey value is from `LEVEL`, and the largest of that."""
+    """A small model: by default the distance of each pixel's grey value from `LEVEL`, and the largest distance."""
 
     nodes: Sequence[Any] = (*DEVIATION, *LARGEST)
     inputs: Sequence[Info] = (PICTURE,)
@@ -83,12 +83,12 @@ def _put_outside(tensor: Any, location: str, data: bytearray) -> None:
 
 
 def expected_maps(batch: Float32) -> Float32:
-    """What the toy detector gives for (N, 3, H, W): (N, H, W)."""
+    """The toy detector's maps (N, H, W) for (N, 3, H, W)."""
     return np.asarray(np.abs(batch.mean(axis=1, dtype=np.float32) - np.float32(LEVEL)))
 
 
 def as_anomalib(*, normalises: bool = True, resizes_to: int | None = None) -> Toy:
-    """As anomalib 2 exports: the picture is resized and normalised inside, scores are decided at 0.5."""
+    """A model like an export of anomalib 2: it resizes and normalises the picture, and decides scores at 0.5."""
     side = resizes_to or 32
     constants: dict[str, AnyArray] = {
         "mean": np.full((3, 1, 1), 0.25, np.float32),
@@ -96,9 +96,9 @@ def as_anomalib(*, normalises: bool = True, resizes_to: int | None = None) -> To
         "target": np.array([side, side], np.int64),
         "half": np.array(0.5, np.float32),
     }
-    source, way = "input", []
+    source, nodes = "input", []
     if resizes_to is not None:
-        way += [
+        nodes += [
             node("Shape", "input", "shape"),
             node("Slice", "shape zero two", "rows"),
             node("Concat", "rows target", "sizes", axis=0),
@@ -107,20 +107,20 @@ def as_anomalib(*, normalises: bool = True, resizes_to: int | None = None) -> To
         constants |= {"zero": np.array([0], np.int64), "two": np.array([2], np.int64)}
         source = "resized"
     if normalises:
-        way += [node("Sub", f"{source} mean", "shifted"), node("Div", "shifted std", "normal")]
+        nodes += [node("Sub", f"{source} mean", "shifted"), node("Div", "shifted std", "normal")]
         source = "normal"
-    way += [node("ReduceMean", source, "grey", axes=[1], keepdims=1), *DEVIATION[1:]]
-    way += [
+    nodes += [node("ReduceMean", source, "grey", axes=[1], keepdims=1), *DEVIATION[1:]]
+    nodes += [
         node("ReduceMax", "anomaly_map", "peak", axes=[2, 3], keepdims=0),
         node("Identity", "peak", "pred_score"),
     ]
-    way += [
+    nodes += [
         node("Greater", "pred_score half", "pred_label"),
         node("Greater", "anomaly_map half", "pred_mask"),
     ]
     free: list[int | str] = ["n", 3, "height", "width"] if resizes_to else ["n", 3, 32, 32]
     return Toy(
-        nodes=way,
+        nodes=nodes,
         inputs=[("input", FLOAT, free)],
         outputs=[
             SCORE,

@@ -1,4 +1,4 @@
-"""File and description become an artifact, once, whoever else makes the same."""
+"""File and description become one artifact, also if two processes make it at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from tests.harness.onnx_models.models import Toy
 
 
-def test_of_two_at_once_the_second_takes_what_the_first_wrote(
+def test_the_second_of_two_processes_uses_the_artifact_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = onnx_models.read_graph(Toy(metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx"))
@@ -34,11 +34,11 @@ def test_of_two_at_once_the_second_takes_what_the_first_wrote(
     assert [path.name for path in second.parent.iterdir()] == ["widget"]
 
 
-def test_a_folder_that_holds_something_else_is_not_taken_over(tmp_path: Path) -> None:
+def test_a_folder_with_other_contents_is_refused(tmp_path: Path) -> None:
     graph = onnx_models.read_graph(Toy(metadata={"harness.range": "unit"}).write(tmp_path / "model.onnx"))
     described = onnx_models.recognise(graph)
-    made = onnx_models.adopt(graph, described, "widget", tmp_path / "out")
-    (made / "manifest.json").unlink()
+    path = onnx_models.adopt(graph, described, "widget", tmp_path / "out")
+    (path / "manifest.json").unlink()
     with pytest.raises(UsageError, match="not empty; name a new folder"):
         onnx_models.adopt(graph, described, "widget", tmp_path / "out")
 

@@ -1,4 +1,4 @@
-"""What a graph does to the picture first: which values it takes, and whether its map is of the whole picture."""
+"""The preprocessing inside a graph: the range of values it expects, and whether its map shows the whole picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 def first(nodes: Sequence[Any], constants: Mapping[str, AnyArray], tmp_path: Path) -> onnx_models.Graph:
-    """A model whose picture goes through `nodes`, the last of which gives `y`, before anything else."""
+    """A model that first applies `nodes` to the picture; the last one outputs `y`."""
     rest = [node("ReduceMean", "y", "grey", axes=[1], keepdims=1), *DEVIATION[1:], *LARGEST]
     return onnx_models.read_graph(
         Toy(nodes=[*nodes, *rest], constants=constants).write(tmp_path / "model.onnx")
@@ -47,7 +47,7 @@ def numbers(**values: Any) -> dict[str, AnyArray]:
         ),
     ],
 )
-def test_a_mean_and_a_deviation_of_values_in_0_to_1_tell_the_range(
+def test_a_mean_and_a_deviation_of_values_in_0_to_1_determine_the_range(
     nodes: Sequence[Any], constants: Mapping[str, AnyArray], tmp_path: Path
 ) -> None:
     assert takes_unit(first(nodes, constants, tmp_path))
@@ -77,7 +77,7 @@ def test_a_mean_and_a_deviation_of_values_in_0_to_1_tell_the_range(
         ([node("Relu", "a", "c"), node("Sub", "input c", "x"), DIVIDE], numbers(a=0.5, b=0.5)),
     ],
 )
-def test_any_other_shift_and_scale_tells_nothing(
+def test_any_other_shift_and_scale_leaves_the_range_open(
     nodes: Sequence[Any], constants: Mapping[str, AnyArray], tmp_path: Path
 ) -> None:
     assert not takes_unit(first(nodes, constants, tmp_path))
@@ -87,14 +87,14 @@ PADDED = ["Pad"]
 
 
 def padded(pads: Sequence[int], kernel: Sequence[int] = (3, 3), *before: Any, **constants: AnyArray) -> Toy:
-    """A Pad that its `pads` tell of, then a convolution."""
+    """A Pad with `pads`, then a convolution."""
     nodes = [*before, node("Pad", "input pads", "margin", mode="reflect"), node("Conv", "margin w", "y")]
-    made: dict[str, AnyArray] = {
+    toy: dict[str, AnyArray] = {
         "pads": np.array(pads, np.int64),
         "w": np.ones((1, 3, *kernel), np.float32),
         **constants,
     }
-    return Toy(nodes=[*nodes, node("Abs", "y", "anomaly_map")], outputs=[MAP], constants=made)
+    return Toy(nodes=[*nodes, node("Abs", "y", "anomaly_map")], outputs=[MAP], constants=toy)
 
 
 def cut(toy: Toy, tmp_path: Path) -> list[str]:
@@ -102,7 +102,7 @@ def cut(toy: Toy, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("pads", "kernel", "found"),
+    ("pads", "kernel", "expected"),
     [
         ([0, 0, 1, 1, 0, 0, 1, 1], (3, 3), []),
         ([0, 0, 3, 1, 0, 0, 3, 1], (7, 3), []),
@@ -118,15 +118,15 @@ def cut(toy: Toy, tmp_path: Path) -> list[str]:
         ([1, 1], (3, 3), PADDED),
     ],
 )
-def test_a_margin_belongs_to_its_convolution_and_more_than_that_is_a_border(
-    pads: list[int], kernel: tuple[int, int], found: list[str], tmp_path: Path
+def test_a_margin_belongs_to_its_convolution_and_a_larger_pad_is_a_border(
+    pads: list[int], kernel: tuple[int, int], expected: list[str], tmp_path: Path
 ) -> None:
-    assert cut(padded(pads, kernel), tmp_path) == found
+    assert cut(padded(pads, kernel), tmp_path) == expected
 
 
-@pytest.mark.parametrize(("values", "found"), [([1, 1, 3, 3], []), ([3, 3, 1, 1], PADDED)])
+@pytest.mark.parametrize(("values", "expected"), [([1, 1, 3, 3], []), ([3, 3, 1, 1], PADDED)])
 def test_a_margin_is_read_as_torchs_older_exporter_writes_it(
-    values: list[int], found: list[str], tmp_path: Path
+    values: list[int], expected: list[str], tmp_path: Path
 ) -> None:
     chain = [  # (left, right, top, bottom), zeros; in pairs, backwards; ends beside beginnings
         node("Concat", "written zeros", "all", axis=0),
@@ -145,7 +145,7 @@ def test_a_margin_is_read_as_torchs_older_exporter_writes_it(
         outputs=toy.outputs,
         constants={name: value for name, value in toy.constants.items() if name != "pads"},
     )
-    assert cut(toy, tmp_path) == found
+    assert cut(toy, tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -157,24 +157,24 @@ def test_a_margin_is_read_as_torchs_older_exporter_writes_it(
         [node("Conv", "margin narrow", "aside")],
     ],
 )
-def test_a_margin_that_something_else_reads_too_is_a_border(more: list[Any], tmp_path: Path) -> None:
+def test_a_margin_with_another_reader_is_a_border(more: list[Any], tmp_path: Path) -> None:
     narrow = np.ones((1, 3, 1, 1), np.float32)
     toy = padded([0, 0, 1, 1, 0, 0, 1, 1], narrow=narrow)
     toy = Toy(nodes=[*toy.nodes, *more], outputs=toy.outputs, constants=toy.constants)
     assert cut(toy, tmp_path) == PADDED
 
 
-def test_a_margin_of_which_nothing_is_known_is_a_border(tmp_path: Path) -> None:
+def test_an_unknown_margin_is_a_border(tmp_path: Path) -> None:
     axes = np.array([2, 3], np.int64)
-    given = node("Pad", "input pads value axes", "margin")
+    pad = node("Pad", "input pads value axes", "margin")
     toy = padded([0, 0, 1, 1, 0, 0, 1, 1], axes=axes, value=np.zeros((), np.float32))
-    nodes = [given, *toy.nodes[1:]]
+    nodes = [pad, *toy.nodes[1:]]
     assert cut(Toy(nodes=nodes, outputs=toy.outputs, constants=toy.constants), tmp_path) == PADDED
     cast = padded([], (3, 3), node("Cast", "four", "pads", to=7), four=np.ones(4, np.int64))
     constants = {name: value for name, value in cast.constants.items() if name != "pads"}
     assert cut(Toy(nodes=cast.nodes, outputs=cast.outputs, constants=constants), tmp_path) == PADDED
-    made = [node("Relu", "w", "made"), toy.nodes[0], node("Conv", "margin made", "y"), *toy.nodes[2:]]
-    assert cut(Toy(nodes=made, outputs=toy.outputs, constants=toy.constants), tmp_path) == PADDED
+    computed = [node("Relu", "w", "made"), toy.nodes[0], node("Conv", "margin made", "y"), *toy.nodes[2:]]
+    assert cut(Toy(nodes=computed, outputs=toy.outputs, constants=toy.constants), tmp_path) == PADDED
     bare = Toy(nodes=[node("Pad", "input", "y"), *DEVIATION[1:]], outputs=[("y", FLOAT, MAP[2])])
     assert cut(bare, tmp_path) == PADDED
 

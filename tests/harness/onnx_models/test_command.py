@@ -41,8 +41,8 @@ def test_an_export_of_anomalib_is_scored_once_and_its_artifact_reused(
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     model = as_anomalib(resizes_to=32).write(tmp_path / "stfpm.onnx")
     assert main(bench(model, tiny, tmp_path, "--json")) == 0
-    (made,) = document(capsys)["records"]
-    assert (made["status"], made["case"]["backbone"], made["thresholds"]["image"]) == (
+    (record,) = document(capsys)["records"]
+    assert (record["status"], record["case"]["backbone"], record["thresholds"]["image"]) == (
         "measured",
         "stfpm",
         0.5,
@@ -64,12 +64,12 @@ def test_a_model_that_cannot_run_leaves_a_failed_record(tiny: Tiny, tmp_path: Pa
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     model = Toy(opset=99).write(tmp_path / "model.onnx")
     assert main(bench(model, tiny, tmp_path, "--set", "range=unit", "--json")) == 3
-    (made,) = document(capsys)["records"]
-    assert (made["status"], made["metrics"]) == ("failed", {})
-    assert "opset" in made["reason"].lower()
+    (record,) = document(capsys)["records"]
+    assert (record["status"], record["metrics"]) == ("failed", {})
+    assert "opset" in record["reason"].lower()
 
 
-def test_what_a_runtime_quotes_of_a_model_is_not_printed_raw(
+def test_a_runtimes_quotes_from_a_model_are_not_printed_raw(
     tiny: Tiny, tmp_path: Path, capsys: Capture
 ) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -82,12 +82,12 @@ def test_what_a_runtime_quotes_of_a_model_is_not_printed_raw(
         metadata={"harness.range": "unit"},
     )
     assert main(bench(toy.write(tmp_path / "model.onnx"), tiny, tmp_path)) == 3
-    told = capsys.readouterr()
-    assert "evil\\x1b[2J" in told.err
-    assert "\x1b[2J" not in told.err + told.out
+    printed = capsys.readouterr()
+    assert "evil\\x1b[2J" in printed.err
+    assert "\x1b[2J" not in printed.err + printed.out
 
 
-def test_a_classifier_gets_a_word_and_no_number(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+def test_a_classifier_is_refused_with_a_message(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
     nodes = [node("Flatten", "input", "logits")]
     model = Toy(nodes=nodes, outputs=[("logits", FLOAT, ["n", 3072])]).write(tmp_path / "model.onnx")
     assert main(bench(model, tiny, tmp_path, "--json")) == 2
@@ -95,7 +95,7 @@ def test_a_classifier_gets_a_word_and_no_number(tiny: Tiny, tmp_path: Path, caps
     assert not (tmp_path / "results").exists()
 
 
-def test_a_drafted_manifest_is_completed_by_hand_and_taken(
+def test_a_drafted_manifest_is_completed_by_hand_and_used(
     tiny: Tiny, tmp_path: Path, capsys: Capture
 ) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -111,7 +111,7 @@ def test_a_drafted_manifest_is_completed_by_hand_and_taken(
     assert document(capsys)["records"][0]["fit"]["settings"]["range"] == "unit"
 
 
-def test_what_a_model_does_not_tell_is_said_in_words(tmp_path: Path, capsys: Capture) -> None:
+def test_unknown_fields_are_described_in_words(tmp_path: Path, capsys: Capture) -> None:
     toy = Toy(outputs=[("pred_score", FLOAT, ["n"])])
     assert main(["onnx", "describe", str(toy.write(tmp_path / "model.onnx"))]) == 0
     shown = capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_what_a_model_does_not_tell_is_said_in_words(tmp_path: Path, capsys: Cap
     assert "score: the largest value of the map" in capsys.readouterr().out
 
 
-def test_a_draft_never_takes_the_place_of_a_file(tmp_path: Path, capsys: Capture) -> None:
+def test_a_draft_never_replaces_a_file(tmp_path: Path, capsys: Capture) -> None:
     model = Toy().write(tmp_path / "model.onnx")
     before = model.read_bytes()
     assert main(["onnx", "describe", str(model), "--out", str(model)]) == 2
@@ -130,7 +130,7 @@ def test_a_draft_never_takes_the_place_of_a_file(tmp_path: Path, capsys: Capture
     assert model.read_bytes() == before
 
 
-def test_what_a_draft_leaves_out_is_overridden_by_its_manifest(
+def test_a_manifest_overrides_the_fields_that_a_draft_leaves_out(
     tiny: Tiny, tmp_path: Path, capsys: Capture
 ) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -158,15 +158,15 @@ def test_a_manifest_does_not_make_a_model_of_two_inputs_a_detector(
     assert "takes 2 inputs" in capsys.readouterr().err
 
 
-def test_nothing_of_the_file_is_printed_raw(tmp_path: Path, capsys: Capture) -> None:
+def test_texts_of_the_file_are_not_printed_raw(tmp_path: Path, capsys: Capture) -> None:
     strange = "x\x1b[2Jy\u202e"
-    given = node("Greater", "s level", "label")
-    given.input[0] = given.output[0] = strange
+    graph_input = node("Greater", "s level", "label")
+    graph_input.input[0] = graph_input.output[0] = strange
     largest = node("ReduceMax", "anomaly_map", "s", axes=[1, 2, 3], keepdims=0)
     largest.output[0] = strange
-    given.output[0] = f"{strange}?"
+    graph_input.output[0] = f"{strange}?"
     toy = Toy(
-        nodes=[*DEVIATION, largest, given],
+        nodes=[*DEVIATION, largest, graph_input],
         outputs=[MAP, (strange, FLOAT, ["n"]), (f"{strange}?", BOOL, ["n"])],
         metadata={"harness.score": strange, f"harness.{strange}": strange},
         producer=strange,
@@ -175,28 +175,32 @@ def test_nothing_of_the_file_is_printed_raw(tmp_path: Path, capsys: Capture) -> 
     assert main(["onnx", "describe", str(model)]) == 0
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.splitlines())
-    for told in ("model.onnx: 'x\\x1b[2Jy\\u202e'", "score: 'x\\x1b[2Jy\\u202e'", "'harness.x\\x1b[2Jy"):
-        assert told in shown
+    for printed in ("model.onnx: 'x\\x1b[2Jy\\u202e'", "score: 'x\\x1b[2Jy\\u202e'", "'harness.x\\x1b[2Jy"):
+        assert printed in shown
     assert main(["onnx", "describe", str(model), "--set", "map=none"]) == 2
     assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
 
 
-def test_nothing_of_a_manifest_is_printed_raw(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+def test_texts_of_a_manifest_are_not_printed_raw(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
     model, manifest = Toy().write(tmp_path / "model.onnx"), tmp_path / "manifest.json"
     assert main(["onnx", "describe", str(model), "--out", str(manifest)]) == 0
     capsys.readouterr()
     manifest.write_text(json.dumps(json.loads(manifest.read_bytes()) | {"how": {"size": "\x1b[2J"}}))
     assert main(bench(model, tiny, tmp_path, "--manifest", str(manifest))) == 2
-    told = capsys.readouterr()
-    assert "size: 32x32 ('\\x1b[2J')" in told.out
-    assert "\x1b" not in told.out + told.err
+    printed = capsys.readouterr()
+    assert "size: 32x32 ('\\x1b[2J')" in printed.out
+    assert "\x1b" not in printed.out + printed.err
 
 
 def test_describe_gives_the_manifest_as_json(tmp_path: Path, capsys: Capture) -> None:
     model = Toy().write(tmp_path / "model.onnx")
     assert main(["onnx", "describe", str(model), "--json", "--set", "range=byte"]) == 0
-    told = document(capsys)
-    assert (told["manifest"]["range"], told["manifest"]["size"], told["open"]) == ("byte", [32, 32], [])
+    printed = document(capsys)
+    assert (printed["manifest"]["range"], printed["manifest"]["size"], printed["open"]) == (
+        "byte",
+        [32, 32],
+        [],
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +220,7 @@ def test_describe_gives_the_manifest_as_json(tmp_path: Path, capsys: Capture) ->
         (("--set", "name=a\nb"), "is not one line of printable characters"),
     ],
 )
-def test_what_contradicts_is_refused(
+def test_contradicting_options_are_refused(
     more: tuple[str, ...], why: str, tiny: Tiny, tmp_path: Path, capsys: Capture
 ) -> None:
     model = as_anomalib().write(tmp_path / "model.onnx")
@@ -226,7 +230,7 @@ def test_what_contradicts_is_refused(
 
 
 @pytest.mark.parametrize(("batch_size", "code"), [(1, 2), (3, 0), (6, 2), (None, 0)])
-def test_a_fixed_batch_is_run_with_that_batch_size_alone(
+def test_a_fixed_batch_runs_with_its_own_batch_size_only(
     batch_size: int | None, code: int, tiny: Tiny, tmp_path: Path, capsys: Capture
 ) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -236,21 +240,21 @@ def test_a_fixed_batch_is_run_with_that_batch_size_alone(
         metadata={"harness.range": "unit"},
     )
     model = toy.write(tmp_path / "model.onnx")
-    asked = [] if batch_size is None else ["--batch-size", str(batch_size)]
-    assert main(bench(model, tiny, tmp_path, *asked, "--json")) == code
-    told = document(capsys)
+    requested = [] if batch_size is None else ["--batch-size", str(batch_size)]
+    assert main(bench(model, tiny, tmp_path, *requested, "--json")) == code
+    printed = document(capsys)
     assert (tmp_path / "results").exists() == (code == 0)
     if code:
-        assert f"--batch-size {batch_size}: {model} runs 3 images at a time" in told["error"]
-        assert told["error"].endswith("leave it out")
+        assert f"--batch-size {batch_size}: {model} runs 3 images at a time" in printed["error"]
+        assert printed["error"].endswith("leave it out")
     else:
-        (made,) = told["records"]
-        assert made["case"]["batch_size"] == 3
-        assert made["device"]["options"]["batches"] == "3 (a rest is filled up with its last row)"
+        (record,) = printed["records"]
+        assert record["case"]["batch_size"] == 3
+        assert record["device"]["options"]["batches"] == "3 (a rest is filled up with its last row)"
 
 
 @pytest.mark.parametrize(("operator", "constant"), [("Sub", True), ("Add", False)])
-def test_scores_that_are_all_the_same_get_a_word(
+def test_equal_scores_give_a_warning(
     operator: str, constant: Any, tiny: Tiny, tmp_path: Path, capsys: Capture
 ) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

@@ -1,4 +1,4 @@
-"""The file is read as ONNX's own package reads it, and nothing in it makes the reader fail otherwise than in words."""
+"""A file is read completely, or refused with a message, whatever it holds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_it_reads_what_the_onnx_package_reads(tmp_path: Path) -> None:
         ("anomaly_map", "float32", (None, 1, 32, 32)),
         ("pred_mask", "bool", (None, 1, 32, 32)),
     ]
-    stored = {item.name: numpy_helper.to_array(item).ravel() for item in model.graph.initializer}
+    stored = {tensor.name: numpy_helper.to_array(tensor).ravel() for tensor in model.graph.initializer}
     assert graph.constants.keys() == stored.keys()
     for name, array in stored.items():
         assert np.array_equal(graph.constants[name], array)
@@ -53,12 +53,12 @@ def test_whole_numbers_are_read_packed_and_raw(values: list[int], tmp_path: Path
     constant = helper.make_node("Constant", [], ["node"], value=helper.make_tensor("v", 1, [2], [0.5, 2.0]))
     model.graph.node.insert(0, constant)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    found = onnx_models.read_graph(tmp_path / "model.onnx").constants
-    assert found["packed"].tolist() == found["raw"].tolist() == values
-    assert found["node"].tolist() == [0.5, 2.0]
+    constants = onnx_models.read_graph(tmp_path / "model.onnx").constants
+    assert constants["packed"].tolist() == constants["raw"].tolist() == values
+    assert constants["node"].tolist() == [0.5, 2.0]
 
 
-def test_an_input_with_an_initial_value_is_none(tmp_path: Path) -> None:
+def test_an_input_with_an_initial_value_does_not_count(tmp_path: Path) -> None:
     toy = Toy(inputs=[("input", FLOAT, ["n", 3, 32, 32]), ("level", FLOAT, [1])])
     assert [value.name for value in onnx_models.read_graph(toy.write(tmp_path / "m.onnx")).inputs] == [
         "input"
@@ -66,7 +66,7 @@ def test_an_input_with_an_initial_value_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["inside a branch", "in a function", "sparse"])
-def test_external_data_is_found_wherever_it_lies(where: str, tmp_path: Path) -> None:
+def test_external_data_is_found_in_every_place(where: str, tmp_path: Path) -> None:
     path = Toy().write(tmp_path / "model.onnx")
     model = onnx.load(str(path))
     tensor = helper.make_tensor("far", 1, [1], [1.0])
@@ -78,8 +78,8 @@ def test_external_data_is_found_wherever_it_lies(where: str, tmp_path: Path) -> 
         branch = helper.make_graph([constant], "b", [], [])
         model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch))
     elif where == "in a function":
-        made = helper.make_function("own", "f", [], ["c"], [constant], [helper.make_opsetid("", 13)])
-        model.functions.append(made)
+        function = helper.make_function("own", "f", [], ["c"], [constant], [helper.make_opsetid("", 13)])
+        model.functions.append(function)
     else:
         model.graph.sparse_initializer.add().values.CopyFrom(tensor)
     path.write_bytes(model.SerializeToString())
@@ -102,7 +102,7 @@ def test_external_data_is_as_long_as_the_tensor_that_ends_last(order: int, tmp_p
 
 
 @pytest.mark.parametrize("where", ["at the top", "inside a branch", "in a function"])
-def test_a_custom_operator_is_refused_wherever_it_is(where: str, tmp_path: Path) -> None:
+def test_a_custom_operator_is_refused_in_every_place(where: str, tmp_path: Path) -> None:
     path = Toy(domains=["far"]).write(tmp_path / "model.onnx")
     model = onnx.load(str(path))
     custom = helper.make_node("Magic", ["x"], ["y"], domain="far")
@@ -119,7 +119,7 @@ def test_a_custom_operator_is_refused_wherever_it_is(where: str, tmp_path: Path)
         onnx_models.read_graph(path)
 
 
-def test_a_file_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     data = as_anomalib().write(tmp_path / "whole.onnx").read_bytes()
     for end in range(len(data)):  # it ends with the opset: nothing that may be left out follows
         (tmp_path / "model.onnx").write_bytes(data[:end])
@@ -128,16 +128,16 @@ def test_a_file_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def complete_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return as_anomalib(resizes_to=32).write(tmp_path_factory.mktemp("whole") / "model.onnx").read_bytes()
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6))
-def test_a_file_with_wrong_bytes_is_read_or_refused_in_words(
-    changes: list[tuple[int, int]], whole: bytes, tmp_path: Path
+def test_a_file_with_wrong_bytes_is_read_or_refused_with_a_message(
+    changes: list[tuple[int, int]], complete_file: bytes, tmp_path: Path
 ) -> None:
-    data = bytearray(whole)
+    data = bytearray(complete_file)
     for at, byte in changes:
         data[at % len(data)] = byte
     (tmp_path / "model.onnx").write_bytes(data)
@@ -158,7 +158,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, tmp_path: Path) -> None:
         return
 
 
-def test_graphs_inside_graphs_have_an_end(tmp_path: Path) -> None:
+def test_deeply_nested_graphs_are_refused(tmp_path: Path) -> None:
     graph = b""
     for _ in range(3000):
         for number in (6, 5, 1):  # Attribute.graph, Node.attribute, Graph.node
@@ -169,16 +169,14 @@ def test_graphs_inside_graphs_have_an_end(tmp_path: Path) -> None:
 
 
 def _size(value: int) -> bytes:
-    made = bytearray()
+    encoded = bytearray()
     while value > 127:
-        made.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    return bytes((*made, value))
+    return bytes((*encoded, value))
 
 
-def test_a_missing_onnx_is_said_with_the_install_command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_onnx_gives_the_install_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = Toy().write(tmp_path / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtra, match=r"needs onnx.*pip install 'anomaly-parity-harness\[ort\]'$"):
@@ -186,6 +184,6 @@ def test_a_missing_onnx_is_said_with_the_install_command(
 
 
 @pytest.mark.parametrize("suffix", [".json", ".textproto", ".onnxtxt"])
-def test_a_file_is_read_as_protobuf_whatever_its_suffix(suffix: str, tmp_path: Path) -> None:
+def test_a_file_with_any_suffix_is_read_as_protobuf(suffix: str, tmp_path: Path) -> None:
     path = Toy().write(tmp_path / f"model{suffix}")
     assert onnx_models.read_graph(path).opsets == {"": 13}

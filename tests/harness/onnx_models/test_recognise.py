@@ -1,4 +1,4 @@
-"""What a graph tells of itself, and what it is never taken to tell."""
+"""What a graph determines about its description, and what stays open."""
 
 from __future__ import annotations
 
@@ -50,15 +50,20 @@ def recognised(toy: Toy, tmp_path: Path) -> Description:
 
 
 def test_anomalib_of_a_fixed_size(tmp_path: Path) -> None:
-    found = recognised(as_anomalib(), tmp_path)
-    assert (found.layout, found.size, found.colour, found.range) == ("NCHW", (32, 32), "RGB", "unit")
-    assert found.interpolation == "pil_bilinear"
-    assert (found.map, found.score) == ("anomaly_map", "pred_score")
-    assert (found.image_threshold, found.pixel_threshold) == (0.5, 0.5)
-    assert found.how["image_threshold"] == "the graph's own: its 'pred_label' is pred_score > 0.5"
+    description = recognised(as_anomalib(), tmp_path)
+    assert (description.layout, description.size, description.colour, description.range) == (
+        "NCHW",
+        (32, 32),
+        "RGB",
+        "unit",
+    )
+    assert description.interpolation == "pil_bilinear"
+    assert (description.map, description.score) == ("anomaly_map", "pred_score")
+    assert (description.image_threshold, description.pixel_threshold) == (0.5, 0.5)
+    assert description.how["image_threshold"] == "the graph's own: its 'pred_label' is pred_score > 0.5"
 
 
-def test_anomalib_of_a_free_size_is_fed_what_its_graph_resizes_to(tmp_path: Path) -> None:
+def test_anomalib_with_a_free_size_has_the_size_to_which_its_graph_resizes(tmp_path: Path) -> None:
     assert recognised(as_anomalib(resizes_to=24), tmp_path).size == (24, 24)
 
 
@@ -69,7 +74,7 @@ def test_the_size_that_the_graph_resizes_to_is_height_and_width(tmp_path: Path) 
 
 
 def first_nodes(*nodes: Any, **changes: Any) -> Toy:
-    """An export of anomalib whose picture goes through `nodes`, from `input` to `normal`, before anything else."""
+    """An export of anomalib that first applies `nodes` to the picture, from `input` to `normal`."""
     toy = as_anomalib(normalises=False)
     rest = [node("ReduceMean", "normal", "grey", axes=[1], keepdims=1), *toy.nodes[1:]]
     return dataclasses.replace(toy, nodes=[*nodes, *rest], **changes)
@@ -92,13 +97,13 @@ def first_nodes(*nodes: Any, **changes: Any) -> Toy:
         ],
     ],
 )
-def test_what_is_no_normalisation_of_the_picture_leaves_the_range_open(
+def test_nodes_that_do_not_normalise_the_picture_leave_the_range_open(
     nodes: list[Any], tmp_path: Path
 ) -> None:
     assert recognised(first_nodes(*nodes), tmp_path).range is None
 
 
-def test_only_both_outputs_of_anomalib_tell_the_range(tmp_path: Path) -> None:
+def test_only_both_outputs_of_anomalib_determine_the_range(tmp_path: Path) -> None:
     toy = as_anomalib()
     score = dataclasses.replace(toy, outputs=[toy.outputs[0]])
     assert recognised(score, tmp_path).range is None
@@ -115,9 +120,9 @@ def test_bytes_that_the_graph_normalises_have_no_range(tmp_path: Path) -> None:
 
 
 def test_anomalib_without_its_pre_processor_leaves_the_range_open(tmp_path: Path) -> None:
-    found = recognised(as_anomalib(normalises=False), tmp_path)
-    assert found.range is None
-    assert found.image_threshold == 0.5
+    description = recognised(as_anomalib(normalises=False), tmp_path)
+    assert description.range is None
+    assert description.image_threshold == 0.5
 
 
 def test_a_sensitivity_of_its_own_moves_the_threshold(tmp_path: Path) -> None:
@@ -146,7 +151,7 @@ HALF = np.array(0.5, np.float32)
         ([node("Greater", "pred_score half", "label"), node("Greater", "pred_score level", "severe")], HALF),
     ],
 )
-def test_what_decides_otherwise_or_twice_is_no_threshold(
+def test_another_or_a_second_decision_is_no_threshold(
     nodes: list[Any], half: AnyArray, tmp_path: Path
 ) -> None:
     outputs = [MAP, ("pred_score", FLOAT, ["n"]), ("label", BOOL, ["n"])]
@@ -165,9 +170,9 @@ def deciding(first: float, second: float, tmp_path: Path) -> Description:
 
 
 def test_two_decisions_at_the_same_threshold_are_one(tmp_path: Path) -> None:
-    found = deciding(0.25, 0.25, tmp_path)
-    assert (found.image_threshold, found.pixel_threshold) == (0.25, None)
-    assert found.how["image_threshold"] == "the graph's own: its 'label' is pred_score > 0.25"
+    description = deciding(0.25, 0.25, tmp_path)
+    assert (description.image_threshold, description.pixel_threshold) == (0.25, None)
+    assert description.how["image_threshold"] == "the graph's own: its 'label' is pred_score > 0.25"
 
 
 @pytest.mark.parametrize(
@@ -178,22 +183,22 @@ def test_two_decisions_at_the_same_threshold_are_one(tmp_path: Path) -> None:
         ((np.inf, np.inf), "the graph's own is no number: 'label' at inf, 'severe' at inf"),
     ],
 )
-def test_why_a_threshold_of_the_graph_is_not_taken_is_said(
+def test_an_ignored_threshold_of_the_graph_has_a_reason(
     thresholds: tuple[float, float], why: str, tmp_path: Path
 ) -> None:
-    found = deciding(*thresholds, tmp_path)
-    assert (found.image_threshold, found.how["image_threshold"]) == (None, why)
-    assert "pixel_threshold" not in found.how
+    description = deciding(*thresholds, tmp_path)
+    assert (description.image_threshold, description.how["image_threshold"]) == (None, why)
+    assert "pixel_threshold" not in description.how
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_a_threshold_that_is_no_number_is_not_taken(number: float, tmp_path: Path) -> None:
+def test_a_threshold_that_is_no_number_is_ignored(number: float, tmp_path: Path) -> None:
     toy = as_anomalib()
     constants = {**toy.constants, "half": np.array(number, np.float32)}
-    found = recognised(dataclasses.replace(toy, constants=constants), tmp_path)
-    assert (found.image_threshold, found.pixel_threshold) == (None, None)
-    assert found.how["pixel_threshold"] == f"the graph's own is no number: 'pred_mask' at {number:g}"
-    json.dumps(dict(found.how), allow_nan=False)
+    description = recognised(dataclasses.replace(toy, constants=constants), tmp_path)
+    assert (description.image_threshold, description.pixel_threshold) == (None, None)
+    assert description.how["pixel_threshold"] == f"the graph's own is no number: 'pred_mask' at {number:g}"
+    json.dumps(dict(description.how), allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -204,27 +209,27 @@ def test_a_threshold_that_is_no_number_is_not_taken(number: float, tmp_path: Pat
         [("a", FLOAT, ["n", 1, 32, 32]), ("b", FLOAT, ["n", 1]), ("c", FLOAT, ["n"]), ("d", FLOAT, ["n", 1])],
     ],
 )
-def test_outputs_that_may_mean_several_things_are_not_guessed_at(outputs: Any, tmp_path: Path) -> None:
-    found = recognised(Toy(outputs=outputs), tmp_path)
-    assert (found.map, found.score) == (None, None)
+def test_ambiguous_outputs_stay_open(outputs: Any, tmp_path: Path) -> None:
+    description = recognised(Toy(outputs=outputs), tmp_path)
+    assert (description.map, description.score) == (None, None)
 
 
-def test_an_output_that_is_a_map_by_shape_alone_is_said_to_be_so(tmp_path: Path) -> None:
+def test_a_map_by_shape_alone_is_marked(tmp_path: Path) -> None:
     nodes = [node("ReduceMean", "input", "y", axes=[1], keepdims=1)]
-    found = recognised(Toy(nodes=nodes, outputs=[("y", FLOAT, ["n", 1, 32, 32])]), tmp_path)
-    assert (found.map, found.how["map"]) == ("y", "its shape alone: one number per pixel")
+    description = recognised(Toy(nodes=nodes, outputs=[("y", FLOAT, ["n", 1, 32, 32])]), tmp_path)
+    assert (description.map, description.how["map"]) == ("y", "its shape alone: one number per pixel")
 
 
-def test_maps_without_an_axis_of_channels_and_scores_are_told_by_their_shapes(tmp_path: Path) -> None:
+def test_maps_without_channels_and_scores_are_recognised_by_shape(tmp_path: Path) -> None:
     outputs: Any = [("scores", BOOL, ["n"]), ("y", FLOAT, [1]), ("a", FLOAT, ["n", 1, 32, 32])]
-    found = recognised(Toy(outputs=outputs), tmp_path)
-    assert (found.map, found.score) == ("a", "y")
+    description = recognised(Toy(outputs=outputs), tmp_path)
+    assert (description.map, description.score) == ("a", "y")
     graph = onnx_models.read_graph(Toy(outputs=[("b", FLOAT, ["n", 32, 32])]).write(tmp_path / "b.onnx"))
     declared = onnx_models.declare(onnx_models.recognise(graph), ["range=unit", "map=b"])
     check.require(graph, declared)
 
 
-def test_two_maps_without_names_are_not_guessed_at(tmp_path: Path) -> None:
+def test_two_maps_without_names_stay_open(tmp_path: Path) -> None:
     nodes = [node("ReduceMean", "input", "a", axes=[1], keepdims=1), node("Relu", "a", "b")]
     toy = Toy(nodes=nodes, outputs=[(name, FLOAT, ["n", 1, 32, 32]) for name in "ab"])
     path = toy.write(tmp_path / "model.onnx")
@@ -251,23 +256,28 @@ def test_tokens_of_a_transformer_are_no_map(tmp_path: Path) -> None:
         ([2, 3, 3, 3], None, None, None),
     ],
 )
-def test_the_input_tells_layout_size_and_channels_where_it_is_clear(
+def test_a_clear_input_determines_layout_size_and_channels(
     shape: list[int | str],
     layout: str | None,
     size: tuple[int, int] | None,
     colour: str | None,
     tmp_path: Path,
 ) -> None:
-    found = recognised(Toy(inputs=[("input", FLOAT, shape)]), tmp_path)
-    assert (found.layout, found.size, found.colour, found.range) == (layout, size, colour, None)
+    description = recognised(Toy(inputs=[("input", FLOAT, shape)]), tmp_path)
+    assert (description.layout, description.size, description.colour, description.range) == (
+        layout,
+        size,
+        colour,
+        None,
+    )
 
 
 def test_metadata_of_the_file_may_declare(tmp_path: Path) -> None:
-    found = recognised(
+    description = recognised(
         Toy(metadata={"harness.range": "imagenet", "size": "99", "harness.image_threshold": "3"}), tmp_path
     )
-    assert (found.range, found.image_threshold, found.size) == ("imagenet", 3.0, (32, 32))
-    assert found.how["range"] == "the file's metadata"
+    assert (description.range, description.image_threshold, description.size) == ("imagenet", 3.0, (32, 32))
+    assert description.how["range"] == "the file's metadata"
 
 
 BAD = [
@@ -279,7 +289,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("metadata", "declared", "why"), BAD)
-def test_metadata_that_cannot_be_are_refused_with_file_and_key_unless_declared(
+def test_impossible_metadata_are_refused_with_file_and_key_unless_declared(
     metadata: dict[str, str], declared: str, why: str, tmp_path: Path
 ) -> None:
     toy = Toy(metadata={f"harness.{key}": value for key, value in metadata.items()})
@@ -291,7 +301,7 @@ def test_metadata_that_cannot_be_are_refused_with_file_and_key_unless_declared(
 
 
 @pytest.mark.parametrize(("second", "colour"), [("GREY", None), ("BGR", "BGR")])
-def test_metadata_that_are_there_twice_must_agree(second: str, colour: str | None, tmp_path: Path) -> None:
+def test_repeated_metadata_must_agree(second: str, colour: str | None, tmp_path: Path) -> None:
     path = Toy(metadata={"harness.colour": second}).write(tmp_path / "model.onnx")
     path.write_bytes(path.read_bytes() + _entry("harness.colour", "BGR"))
     graph = onnx_models.read_graph(path)
@@ -304,24 +314,24 @@ def test_metadata_that_are_there_twice_must_agree(second: str, colour: str | Non
 
 
 def _entry(key: str, value: str) -> bytes:
-    """One more of a model's metadata, as its file holds them."""
+    """Add one entry to the metadata in a model's file."""
     fields = [bytes([number << 3 | 2, len(text)]) + text.encode() for number, text in ((1, key), (2, value))]
     return bytes([14 << 3 | 2, len(b"".join(fields))]) + b"".join(fields)
 
 
-def test_a_draft_leaves_out_metadata_that_cannot_be_and_says_so(tmp_path: Path) -> None:
+def test_a_draft_leaves_out_impossible_metadata_with_a_reason(tmp_path: Path) -> None:
     toy = Toy(metadata={"harness.sise": "3", "harness.range": "percent", "harness.colour": "BGR"})
     drafted, wrong = draft(onnx_models.read_graph(toy.write(tmp_path / "model.onnx")))
     assert (drafted.range, drafted.colour, drafted.how["colour"]) == (None, "BGR", "the file's metadata")
     assert "range" not in drafted.how
-    assert [item.partition(":")[0] for item in wrong] == [
+    assert [question.partition(":")[0] for question in wrong] == [
         "its metadata 'harness.sise' is '3'",
         "its metadata 'harness.range' is 'percent'",
     ]
     assert "did you mean 'size' or 'resize'?" in wrong[0]
 
 
-def test_declarations_become_the_steps_of_the_host(tmp_path: Path) -> None:
+def test_declarations_become_preprocessing_steps(tmp_path: Path) -> None:
     drafted = recognised(Toy(), tmp_path)
     declared = [
         "resize=40x44",
@@ -405,7 +415,7 @@ def test_a_range_for_bytes_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("operator", ["Slice", "Pad", "CenterCropPad", "Gather"])
-def test_a_picture_cut_inside_has_a_score_and_no_map_of_the_whole(operator: str, tmp_path: Path) -> None:
+def test_a_graph_that_cuts_the_picture_may_have_a_score_but_no_map(operator: str, tmp_path: Path) -> None:
     cut = [node(operator, "input sizes", "cut"), node("ReduceMean", "cut", "grey", axes=[1], keepdims=1)]
     toy = Toy(nodes=[*cut, *DEVIATION[1:], *LARGEST], opset=18)  # never run
     score = dataclasses.replace(toy, outputs=[("pred_score", FLOAT, ["n"])])
@@ -434,7 +444,7 @@ def test_a_pixel_threshold_needs_a_map(tmp_path: Path) -> None:
         )
 
 
-def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     drafted = onnx_models.declare(recognised(as_anomalib(), tmp_path), ["image_threshold=0.75", "name=mine"])
     onnx_models.write(tmp_path / "m.json", drafted)
     assert onnx_models.read(tmp_path / "m.json") == drafted
@@ -460,7 +470,7 @@ def test_a_manifest_is_read_strictly(change: dict[str, object], why: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("shape", "declared", "taken"),
+    ("shape", "declared", "expected"),
     [
         (["n", 3, 32, 48], [], (None, 3, 32, 48)),
         (["n", 32, 48, 3], [], (None, 32, 48, 3)),
@@ -469,8 +479,8 @@ def test_a_manifest_is_read_strictly(change: dict[str, object], why: str, tmp_pa
         (["n", "c", "h", "w"], ["layout=NHWC", "size=24x20", "colour=GREY"], (None, 24, 20, 1)),
     ],
 )
-def test_an_adopted_model_takes_what_was_described_and_claims_no_precision(
-    shape: list[int | str], declared: list[str], taken: tuple[int | None, ...], tmp_path: Path
+def test_an_artifact_of_a_model_from_elsewhere_follows_its_description_and_claims_no_precision(
+    shape: list[int | str], declared: list[str], expected: tuple[int | None, ...], tmp_path: Path
 ) -> None:
     toy = Toy(
         inputs=[("input", FLOAT, shape)], outputs=[("pred_score", FLOAT, ["n"]), ("else", FLOAT, ["n", 7])]
@@ -480,7 +490,7 @@ def test_an_adopted_model_takes_what_was_described_and_claims_no_precision(
     (variant,) = artifact.read(
         onnx_models.adopt(graph, described, "widget", tmp_path / "out")
     ).manifest.variants
-    assert variant.input == TensorSpec(name="input", dtype="float32", shape=taken)
+    assert variant.input == TensorSpec(name="input", dtype="float32", shape=expected)
     assert variant.outputs == (TensorSpec(name="pred_score", dtype="float32", shape=(None,)),)
     assert variant.precision == "unknown"
 
@@ -488,5 +498,5 @@ def test_an_adopted_model_takes_what_was_described_and_claims_no_precision(
 def test_a_manifest_of_another_model_is_refused(tmp_path: Path) -> None:
     drafted = onnx_models.declare(recognised(Toy(), tmp_path), ["range=unit"])
     other = onnx_models.read_graph(Toy(opset=12).write(tmp_path / "other.onnx"))
-    with pytest.raises(ArtifactError, match="the manifest is of another model"):
+    with pytest.raises(ArtifactError, match="the manifest describes another model"):
         onnx_models.adopt(other, drafted, "widget", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What each unsuitable or broken model gets: the table of docs/reference/onnx-models.md, row by row."""
+"""The refusal of each unsuitable or broken model: the table of docs/reference/onnx-models.md, row by row."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def adopt(path: Path, folder: Path, declared: Sequence[str] = (UNIT,)) -> Path:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_with_what_to_do_before_anything_is_written(name: str, tmp_path: Path) -> None:
+def test_a_refusal_names_the_next_step_before_anything_is_written(name: str, tmp_path: Path) -> None:
     row = REFUSED[name]
     path = row.toy.write(tmp_path / "model.onnx")
     with pytest.raises(ArtifactError, match=row.why):
@@ -209,9 +209,7 @@ def test_missing_external_data_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_a_folder_or_device_in_the_place_of_a_file_is_said_to_be_one(
-    make: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_a_folder_or_device_in_place_of_a_file_is_named(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = Toy(external="weights.bin").write(tmp_path / "model.onnx")
     (tmp_path / "weights.bin").unlink()
     make(tmp_path / "weights.bin")
@@ -226,7 +224,7 @@ def test_a_folder_or_device_in_the_place_of_a_file_is_said_to_be_one(
         adopt(tmp_path / "other.onnx", tmp_path / "out")
 
 
-def test_names_that_a_refusal_quotes_are_printable(tmp_path: Path) -> None:
+def test_names_in_a_refusal_are_printable(tmp_path: Path) -> None:
     operator = node("Surprise", "input", "more", domain="ac\x1bme")
     path = Toy(nodes=[*DEVIATION, *LARGEST, operator], domains=["ac\x1bme"]).write(tmp_path / "model.onnx")
     with pytest.raises(ArtifactError, match=r"custom operators \('ac\\x1bme.Surprise'\)") as error:
@@ -240,7 +238,7 @@ def test_names_that_a_refusal_quotes_are_printable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\tb.onnx", "a\x1b[2J.onnx", " .onnx"])
-def test_a_file_whose_name_no_record_may_hold_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_file_with_an_unprintable_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(
         ArtifactError, match="is not one line of printable characters; rename the file"
     ) as error:
@@ -263,7 +261,7 @@ def test_external_data_does_not_leave_the_models_folder(location: str, tmp_path:
     path = Toy(external="weights.bin").write(tmp_path / "models" / "model.onnx")
     (tmp_path / "outside.bin").write_bytes(b"secret!!")
     path.write_bytes(_relocated(path, location))
-    with pytest.raises(ArtifactError, match=r"leaves its folder|takes a way round"):
+    with pytest.raises(ArtifactError, match=r"leaves its folder|is not the direct path"):
         adopt(path, tmp_path / "out")
 
 
@@ -285,13 +283,13 @@ def _relocated(path: Path, location: str) -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a not a model", b"\x89PNG\r\n\x1a\n" + bytes(64)])
-def test_another_kind_of_file_is_no_model(content: bytes, tmp_path: Path) -> None:
+def test_another_kind_of_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"model.onnx: not an ONNX model, or a truncated one"):
         adopt(tmp_path / "model.onnx", tmp_path / "out")
 
 
-def test_an_opset_that_the_runtime_does_not_know_is_its_refusal(measure: Measure, tmp_path: Path) -> None:
+def test_an_unknown_opset_is_refused_by_the_runtime(measure: Measure, tmp_path: Path) -> None:
     path = Toy(opset=99).write(tmp_path / "model.onnx")
     with pytest.raises(HarnessError, match=r"onnxruntime cannot load it.*(?i:opset)"):
         measure(path, UNIT)
@@ -316,7 +314,7 @@ def test_a_score_that_is_not_a_number_fails_the_case(measure: Measure, tmp_path:
         measure(path, UNIT)
 
 
-def test_shapes_other_than_the_file_promised_fail_the_case(measure: Measure, tmp_path: Path) -> None:
+def test_shapes_that_contradict_the_file_fail_the_case(measure: Measure, tmp_path: Path) -> None:
     nodes = [*DEVIATION, node("Concat", "anomaly_map anomaly_map", "score_map", axis=1)]
     path = Toy(nodes=nodes, outputs=[("score_map", FLOAT, ["n", "c", "h", "w"])]).write(
         tmp_path / "model.onnx"
@@ -328,8 +326,8 @@ def test_shapes_other_than_the_file_promised_fail_the_case(measure: Measure, tmp
 
 
 def test_one_score_for_a_whole_batch_fails_the_case(measure: Measure, tmp_path: Path) -> None:
-    whole = node("ReduceMax", "anomaly_map", "pred_score", keepdims=0)
-    toy = Toy(nodes=[*DEVIATION, whole], inputs=[("input", FLOAT, [4, 3, 32, 32])])
+    largest = node("ReduceMax", "anomaly_map", "pred_score", keepdims=0)
+    toy = Toy(nodes=[*DEVIATION, largest], inputs=[("input", FLOAT, [4, 3, 32, 32])])
     path = toy.write(tmp_path / "model.onnx")
     with pytest.raises(
         ArtifactError, match=r"^'pred_score' has shape \(\): not one row for each of the 4 images"
