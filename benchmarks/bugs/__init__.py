@@ -1,5 +1,6 @@
-"""The bug bench: what people really get wrong between training and device, injected one at a time where it would happen.
+"""The bug bench: mistakes that people make between training and device, injected one at a time at their real place.
 
-`base` says what a bug is, `site` what an injection works with, `stage` fits and exports what all start from; every other
-module holds the bugs of one place. docs/explanation/bug-bench.md says how it is measured and how to add one.
+`change` defines a bug and its outcome, `deployment` holds the folder that an injection alters, `workspace` fits and exports
+the common detectors. The modules `*_bugs` hold the bugs of one place each, `harmless_changes` the changes that must pass.
+docs/explanation/bug-bench.md says how the bench measures and how to add a bug.
 """

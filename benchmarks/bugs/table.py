@@ -1,4 +1,4 @@
-"""The bench's outcomes as the table of docs/explanation/bug-bench.md."""
+"""The outcomes as the tables of docs/explanation/bug-bench.md."""
 
 from __future__ import annotations
 
@@ -6,51 +6,48 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from benchmarks.bugs.base import Outcome
+from benchmarks.bugs.change import Outcome
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """One line: how many were found, placed and refused, how many false alarms there were."""
-    bugs = [item for item in outcomes if item.change.place is not None]
-    harmless = [item for item in outcomes if item.change.place is None]
-    found, placed, alarms = (
-        sum(item.found for item in bugs),
-        sum(item.placed_right for item in bugs),
-        sum(item.verdict != "passed" for item in harmless),
-    )
-    refused = sum(item.verdict == "refused" for item in bugs)
+    """One line: the numbers of bugs found, refused and placed, and of false alarms."""
+    bugs = [outcome for outcome in outcomes if outcome.change.place is not None]
+    harmless = [outcome for outcome in outcomes if outcome.change.place is None]
+    placed = sum(outcome.placed_right for outcome in bugs)
+    refused = sum(outcome.verdict == "refused" for outcome in bugs)
+    alarms = sum(outcome.verdict != "passed" for outcome in harmless)
     return (
-        f"{found} of {len(bugs)} bugs found ({refused} by a refusal), {placed} placed in the right stage; "
+        f"{sum(outcome.found for outcome in bugs)} of {len(bugs)} bugs found ({refused} by a refusal), {placed} placed in the right stage; "
         f"{alarms} of {len(harmless)} harmless changes gave an alarm"
     )
 
 
-def rows(outcomes: Sequence[Outcome]) -> str:
+def tables(outcomes: Sequence[Outcome]) -> str:
     """Markdown: the bugs, then the harmless changes."""
     bugs = [
         {
-            "where": item.change.where,
-            "bug": item.change.name,
-            "found": _mark(holds=item.verdict == "failed"),
-            "refused": _mark(holds=item.verdict == "refused"),
-            "stage": item.change.place,
-            "named": ("**not** " if not item.placed_right else "") + (item.placed or "none"),
-            "Polygraphy": item.polygraphy,
+            "where": outcome.change.where,
+            "bug": outcome.change.name,
+            "found": _mark(holds=outcome.verdict == "failed"),
+            "refused": _mark(holds=outcome.verdict == "refused"),
+            "stage": outcome.change.place,
+            "named": ("**not** " if not outcome.placed_right else "") + (outcome.placed or "none"),
+            "Polygraphy": outcome.polygraphy,
         }
-        for item in outcomes
-        if item.change.place is not None
+        for outcome in outcomes
+        if outcome.change.place is not None
     ]
     harmless = [
         {
-            "harmless change": item.change.name,
-            "parity": item.verdict if item.verdict == "passed" else f"**{item.verdict}**",
-            "Polygraphy": {"found": "alarm", "missed": "passed"}.get(item.polygraphy, item.polygraphy),
+            "harmless change": outcome.change.name,
+            "parity": outcome.verdict if outcome.verdict == "passed" else f"**{outcome.verdict}**",
+            "Polygraphy": {"found": "alarm", "missed": "passed"}.get(outcome.polygraphy, outcome.polygraphy),
         }
-        for item in outcomes
-        if item.change.place is None
+        for outcome in outcomes
+        if outcome.change.place is None
     ]
-    tables = [tabulate(part, headers="keys", tablefmt="github") for part in (bugs, harmless) if part]
-    return "\n\n".join(tables)
+    parts = [tabulate(rows, headers="keys", tablefmt="github") for rows in (bugs, harmless) if rows]
+    return "\n\n".join(parts)
 
 
 def _mark(*, holds: bool) -> str:

@@ -1,12 +1,12 @@
-"""Bugs of an adapter, and of a head that a board brings along: backends of another distribution's (`ailing`)."""
+"""Bugs of an adapter, and of a board's own head: faulty backends of another distribution (`faulty_backends`)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.bugs.base import Change, Place
-from benchmarks.bugs.graphs import compile_om
-from benchmarks.bugs.site import Site
+from benchmarks.bugs.change import Change, Place
+from benchmarks.bugs.deployment import Deployment
+from benchmarks.bugs.graph_bugs import compile_om
 
 BACKENDS = {
     "onnxruntime-stale": "stale",
@@ -22,16 +22,18 @@ BACKENDS = {
     "onnxruntime-unoptimised": "unoptimised",
     "onnx-reference": "onnx_reference",
 }
-"""Names of the backends → objects of `ailing`."""
+"""Names of the backends → objects of `faulty_backends`."""
 
 
 def _bug(name: str, backend: str, place: Place = "outputs", **more: Any) -> Change:
-    return Change(name=name, where="adapter", inject=lambda site: site.bench(backend), place=place, **more)
+    return Change(
+        name=name, where="adapter", inject=lambda deployment: deployment.bench(backend), place=place, **more
+    )
 
 
-def _off_by_one_gear(site: Site) -> None:
-    compile_om(site, batches=(1, 4))
-    site.bench("ascend310-off-by-one", batch_size=3)
+def _off_by_one_gear(deployment: Deployment) -> None:
+    compile_om(deployment, batches=(1, 4))
+    deployment.bench("ascend310-off-by-one", batch_size=3)
 
 
 BUGS = (
@@ -49,7 +51,7 @@ BUGS = (
     _bug("blur missing", "onnxruntime-without-blur", "head"),
     _bug("map upsampled otherwise", "onnxruntime-other-upsampling", "head"),
     _bug("mean of the map as score", "onnxruntime-mean-as-score", "head"),
-    # Not injected: before opset 14, onnx 1.23's own implementation takes a tenth of the statistics from the batch.
+    # Not injected: before opset 14, onnx 1.23's own implementation mixes in a tenth of the batch's statistics.
     _bug("batch's statistics in batch normalisation (ONNX's own implementation, opset 11)", "onnx-reference"),
     _bug("silent CPU fallback", "onnxruntime-cuda", "device"),
 )

@@ -1,4 +1,4 @@
-"""What an injection works with: a copy of everything a deployment has, and the product's own road over it."""
+"""A deployment that an injection alters: copies of its files, and the commands that run on them."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ Outputs = dict[str, Float32]
 
 
 @dataclass(slots=True, kw_only=True)
-class Site:
+class Deployment:
     """One deployment, in a folder of its own."""
 
     folder: Path
-    """Empty, for whatever is needed."""
+    """Empty, for temporary files."""
     artifact: Path
-    """A copy, to be altered."""
+    """A copy that may be altered."""
     data: Path
-    """Shared by all: copy it (`own_data`) before altering it."""
+    """Shared by all deployments: copy it (`own_data`) before altering it."""
     results: Path
-    """Holds the reference's record."""
+    """Results folder with the reference's record."""
     others: dict[str, Path]
-    """Artifacts of other fits, not to be altered: `washer`, another category; `seed`, another seed."""
+    """Artifacts of other fits, read only: `washer`, another category; `seed`, another seed."""
     inputs: Path | None = None
-    """The batches that went in, once there are any."""
+    """Folder of the input batches, once there are any."""
 
     def opened(self) -> Artifact:
         """The artifact as it is now."""
         return artifact.read(self.artifact)
 
-    def variant(self, wanted: str = VARIANT) -> Variant:
+    def variant(self, id_: str = VARIANT) -> Variant:
         """One of the artifact's variants."""
-        return next(item for item in self.opened().manifest.variants if item.id == wanted)
+        return self.opened().variant_named(id_)
 
     def category(self) -> Category:
         """The test data as they are now."""
         return datasets.load_category(self.data, self.opened().manifest.category)
 
     def own_data(self, name: str = "data") -> Path:
-        """Copy the data; gives the folder of the category."""
+        """Copy the data; return the category's folder."""
         self.data = Path(shutil.copytree(self.data, self.folder / name))
         return self.category().root
 
@@ -95,7 +95,7 @@ class Site:
         )
 
     def preprocess_elsewhere(self, make: Callable[[Sample], Float32]) -> None:
-        """Overwrite the batches, one image each, as docs/reference/file-formats.md tells another program's author to."""
+        """Overwrite the batches, one image each, as docs/reference/file-formats.md describes it for other programs."""
         self.write_inputs()
         assert self.inputs is not None
         path = self.inputs / batches.INDEX
@@ -109,9 +109,9 @@ class Site:
         path.write_text(json.dumps(index))
 
     def run_elsewhere(self, name_of: Callable[[str, int, str], str]) -> Path:
-        """Run the batches through a bare onnxruntime, as a board's own program would; gives the folder of outputs.
+        """Run the batches with onnxruntime alone, like a board's own program; return the folder of outputs.
 
-        `name_of` makes a file's name of the batch's stem, the output's number and its name.
+        `name_of` makes a file's name from the batch's stem, the output's number and its name.
         """
         import onnxruntime
 
@@ -123,8 +123,8 @@ class Site:
         )
         names = [output.name for output in session.get_outputs()]
         for file in sorted((self.inputs / batches.FOLDER).iterdir()):
-            given = np.load(file)
-            for number, array in enumerate(session.run(names, {session.get_inputs()[0].name: given})):
+            batch = np.load(file)
+            for number, array in enumerate(session.run(names, {session.get_inputs()[0].name: batch})):
                 path = folder / name_of(file.stem, number, names[number])
                 if path.suffix == ".bin":
                     path.write_bytes(array.tobytes())
@@ -147,9 +147,9 @@ class Site:
         plan = plan_module.planned(external.jobs(request), self.results, force=False)
         plan_module.run(plan, timeout=600, report=lambda _: None)
 
-    def edit_graph(self, edit: Callable[[onnx.ModelProto], None], wanted: str = VARIANT) -> None:
-        """Change the model file as an exporter with a fault would have written it, and list it."""
-        variant = self.variant(wanted)
+    def edit_graph(self, edit: Callable[[onnx.ModelProto], None], id_: str = VARIANT) -> None:
+        """Change the model file like a faulty exporter, and list it in the manifest."""
+        variant = self.variant(id_)
         path = self.artifact / variant.model
         model = onnx.load(str(path))
         before = model.SerializeToString()
@@ -160,13 +160,13 @@ class Site:
         self.relist(variant)
 
     def relist(self, variant: Variant, **changes: Any) -> None:
-        """List the variant's file as it is now."""
+        """List the variant's file with its present digest."""
         digest = storage.sha256_of_file(self.artifact / variant.model)
-        made = msgspec.structs.replace(variant, files={variant.model: digest}, **changes)
-        artifact.add_variant(self.artifact, made)
+        listed = msgspec.structs.replace(variant, files={variant.model: digest}, **changes)
+        artifact.add_variant(self.artifact, listed)
 
     def edit_manifest(self, *, sign: bool, **changes: Any) -> None:
-        """Change keys of the manifest; where `sign`, its detector's digest too, as a refit would."""
+        """Change keys of the manifest; if `sign`, also its detector's digest, like a new fit."""
         manifest = msgspec.structs.replace(self.opened().manifest, **changes)
         if sign:
             manifest = msgspec.structs.replace(manifest, detector_sha256=artifact.detector_digest(manifest))

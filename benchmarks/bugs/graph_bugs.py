@@ -1,4 +1,4 @@
-"""Bugs of an exported graph: the model file is another one, listed by its digest as an exporter lists its own."""
+"""Bugs of an exported graph: another model file, which the manifest lists like an exporter's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from benchmarks.bugs.base import Change, Place
-from benchmarks.bugs.site import HEADED, Site
+from benchmarks.bugs.change import Change, Place
+from benchmarks.bugs.deployment import HEADED, Deployment
 from harness import build
 from harness.build import OmRequest
 from harness.detector import artifact
@@ -24,25 +24,27 @@ _UNOPTIMISED = "onnxruntime-unoptimised"
 
 
 def node(model: onnx.ModelProto, operator: str, number: int = 0) -> onnx.NodeProto:
-    """The `number`-th node of this kind, in the order of the graph."""
-    return [item for item in model.graph.node if item.op_type == operator][number]
+    """The `number`-th node of this operator, in the graph's order."""
+    return [candidate for candidate in model.graph.node if candidate.op_type == operator][number]
 
 
 def constant(model: onnx.ModelProto, name: str) -> AnyArray:
     """An initialiser's values."""
-    found = next(item for item in model.graph.initializer if item.name == name)
-    values: AnyArray = numpy_helper.to_array(found)
+    values: AnyArray = numpy_helper.to_array(_initialiser(model, name))
     return values
 
 
 def replace(model: onnx.ModelProto, name: str, values: AnyArray) -> None:
     """Give an initialiser other values."""
-    found = next(item for item in model.graph.initializer if item.name == name)
-    found.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+    _initialiser(model, name).CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+
+def _initialiser(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
 
 
 def _wrong_layer(model: onnx.ModelProto) -> None:
-    """Layer 1 is tapped behind its first block; both blocks have the same shape."""
+    """Layer 1 is tapped after its first block; both blocks have the same shape."""
     tapped = node(model, "Gather")
     first_block = node(model, "Relu", 2).output[0]
     tapped.input[0] = first_block
@@ -64,76 +66,76 @@ def _other_channels(model: onnx.ModelProto) -> None:
 
 
 def _other_epsilon(model: onnx.ModelProto) -> None:
-    for item in model.graph.node:
-        for attribute in item.attribute:
-            if item.op_type == "BatchNormalization" and attribute.name == "epsilon":
+    for candidate in model.graph.node:
+        for attribute in candidate.attribute:
+            if candidate.op_type == "BatchNormalization" and attribute.name == "epsilon":
                 attribute.f = 1e-3
 
 
 def _padded_at_the_end(model: onnx.ModelProto) -> None:
-    """TensorFlow's SAME: of an even side, a stride of two pads the end alone."""
+    """Like TensorFlow's SAME: with an even side and a stride of two, only the end is padded."""
     stem = node(model, "Conv")
     for attribute in stem.attribute:
         if attribute.name == "pads":
             attribute.ints[:] = [2, 2, 3, 3]
 
 
-def _weights_of_another_training(site: Site) -> None:
-    other = onnx.load(str(site.others["seed"] / "onnx-fp32.onnx"))
-    theirs = {item.name: item for item in other.graph.initializer}
+def _weights_of_another_training(deployment: Deployment) -> None:
+    other = onnx.load(str(deployment.others["seed"] / "onnx-fp32.onnx"))
+    weights = {tensor.name: tensor for tensor in other.graph.initializer}
 
     def edit(model: onnx.ModelProto) -> None:
-        for item in model.graph.initializer:
-            if item.name.startswith("backbone."):
-                item.CopyFrom(theirs[item.name])
+        for tensor in model.graph.initializer:
+            if tensor.name.startswith("backbone."):
+                tensor.CopyFrom(weights[tensor.name])
 
-    site.edit_graph(edit)
-    site.bench()
+    deployment.edit_graph(edit)
+    deployment.bench()
 
 
-def _quantised_blindly(site: Site) -> None:
-    """Static quantisation whose calibration saw one black image."""
+def _quantised_blindly(deployment: Deployment) -> None:
+    """Static quantisation with one black calibration image."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Black(CalibrationDataReader):  # type: ignore[misc]
-        given = False
+        exhausted = False
 
         def get_next(self) -> dict[str, AnyArray] | None:
-            self.given, before = True, self.given
+            self.exhausted, before = True, self.exhausted
             return None if before else {"image": np.zeros((1, 3, 64, 64), np.float32)}
 
-    variant = site.variant()
-    target = site.artifact / "onnx-int8.onnx"
+    variant = deployment.variant()
+    target = deployment.artifact / "onnx-int8.onnx"
     quantize_static(
-        str(site.artifact / variant.model),
+        str(deployment.artifact / variant.model),
         str(target),
         Black(),
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
     listed = msgspec.structs.replace(variant, id="onnx-int8", precision="int8", files={target.name: ""})
-    site.relist(listed)
-    site.bench(variant="onnx-int8")
+    deployment.relist(listed)
+    deployment.bench(variant="onnx-int8")
 
 
-def _trained_mode(site: Site) -> None:
+def _trained_mode(deployment: Deployment) -> None:
     """The network was exported without `set_train(False)`: it normalises by the batch's own statistics."""
     from exporters.base import subject
     from exporters.runtime import mindspore as ms
 
-    net = subject(site.opened(), head_in_graph=False)
+    net = subject(deployment.opened(), head_in_graph=False)
     net.cell.set_train(True)
-    variant = site.variant("mindir-fp32")
+    variant = deployment.variant("mindir-fp32")
     image = ms.Tensor(np.zeros((1, *net.shape), np.float32))
-    made = site.folder / "training.mindir"
-    ms.export(net.cell, image, file_name=str(made), file_format="MINDIR")
-    (site.artifact / variant.model).write_bytes(made.read_bytes())
-    site.relist(variant)
-    site.bench("mindspore-cpu")
+    exported = deployment.folder / "training.mindir"
+    ms.export(net.cell, image, file_name=str(exported), file_format="MINDIR")
+    (deployment.artifact / variant.model).write_bytes(exported.read_bytes())
+    deployment.relist(variant)
+    deployment.bench("mindspore-cpu")
 
 
 def rescale(model: onnx.ModelProto) -> None:
-    """Weights of the stem times 10⁶, taken back by its normalisation: float32 does not mind."""
+    """Multiply the stem's weights by 10⁶, which its normalisation undoes: float32 gives the same outputs."""
     stem, norm = node(model, "Conv"), node(model, "BatchNormalization")
     factor = np.float32(1e6)
     replace(model, stem.input[1], constant(model, stem.input[1]) * factor)
@@ -141,35 +143,35 @@ def rescale(model: onnx.ModelProto) -> None:
     replace(model, norm.input[4], constant(model, norm.input[4]) * factor**2)
 
 
-def compile_om(site: Site, *, batches: tuple[int, ...] = (1,), aipp: bool = False) -> None:
+def compile_om(deployment: Deployment, *, batches: tuple[int, ...] = (1,), aipp: bool = False) -> None:
     """`harness export --format om` with the simulated compiler."""
     om = OmRequest(soc="Ascend310", cann="7.0", batches=batches, aipp=aipp, atc="simulated")
-    build.export(site.opened(), "om", om=om)
+    build.export(deployment.opened(), "om", om=om)
 
 
-def _overflow(site: Site) -> None:
-    site.edit_graph(rescale)
-    compile_om(site)
-    site.bench("ascend310-simulated")
+def _overflow(deployment: Deployment) -> None:
+    deployment.edit_graph(rescale)
+    compile_om(deployment)
+    deployment.bench("ascend310-simulated")
 
 
-def _other_aipp(site: Site) -> None:
-    """The chip's normalisation was written for mean and std of 0.5."""
-    steps = site.opened().manifest.preprocessing
+def _other_aipp(deployment: Deployment) -> None:
+    """The chip's normalisation has mean and std of 0.5."""
+    steps = deployment.opened().manifest.preprocessing
     half = tuple(
         msgspec.structs.replace(step, mean=(0.5,) * 3, std=(0.5,) * 3) if step.stage == "normalise" else step
         for step in steps
     )
-    right = site.opened().manifest
-    site.edit_manifest(sign=True, preprocessing=half)
-    compile_om(site, aipp=True)
-    made = site.opened().manifest
-    artifact.write_manifest(site.artifact, msgspec.structs.replace(right, variants=made.variants))
-    site.bench("ascend310-simulated")
+    right = deployment.opened().manifest
+    deployment.edit_manifest(sign=True, preprocessing=half)
+    compile_om(deployment, aipp=True)
+    compiled = deployment.opened().manifest.variants
+    artifact.write_manifest(deployment.artifact, msgspec.structs.replace(right, variants=compiled))
+    deployment.bench("ascend310-simulated")
 
 
 def _without_blur(model: onnx.ModelProto) -> None:
-    """The resampling matrices of the head's map, without the Gaussian."""
+    """The resampling matrices of the head's map lack the Gaussian."""
     plain = resampling_matrix(16, 64, 0.0, half_pixel=True)
     first, second = node(model, "MatMul", 1), node(model, "MatMul", 2)
     replace(model, first.input[0], plain)
@@ -177,32 +179,34 @@ def _without_blur(model: onnx.ModelProto) -> None:
 
 
 def _other_upsampling(model: onnx.ModelProto) -> None:
-    """The corners aligned by another convention."""
+    """The corners are aligned by another convention."""
     other = resampling_matrix(16, 64, 4.0, half_pixel=False)
     first, second = node(model, "MatMul", 1), node(model, "MatMul", 2)
     replace(model, first.input[0], other)
     replace(model, second.input[1], other.T)
 
 
-def _washers_model(site: Site) -> None:
-    variant = site.variant(HEADED)
-    Path(site.artifact / variant.model).write_bytes((site.others["washer"] / variant.model).read_bytes())
-    site.relist(variant)
-    site.bench(_UNOPTIMISED, variant=HEADED)
+def _washers_model(deployment: Deployment) -> None:
+    variant = deployment.variant(HEADED)
+    Path(deployment.artifact / variant.model).write_bytes(
+        (deployment.others["washer"] / variant.model).read_bytes()
+    )
+    deployment.relist(variant)
+    deployment.bench(_UNOPTIMISED, variant=HEADED)
 
 
 def _edited(name: str, edit: Edit, place: Place = "outputs") -> Change:
-    def inject(site: Site) -> None:
-        site.edit_graph(edit)
-        site.bench()
+    def inject(deployment: Deployment) -> None:
+        deployment.edit_graph(edit)
+        deployment.bench()
 
     return Change(name=name, where="graph", inject=inject, place=place)
 
 
 def _headed(name: str, edit: Edit) -> Change:
-    def inject(site: Site) -> None:
-        site.edit_graph(edit, HEADED)
-        site.bench(_UNOPTIMISED, variant=HEADED)
+    def inject(deployment: Deployment) -> None:
+        deployment.edit_graph(edit, HEADED)
+        deployment.bench(_UNOPTIMISED, variant=HEADED)
 
     return Change(
         name=name, where="graph", inject=inject, place="outputs", subject="padim-head", reference=_ONNX

@@ -1,6 +1,6 @@
-"""Backends of another distribution's: onnxruntime or the simulated board, each with one fault; two without any.
+"""Backends of another distribution: onnxruntime or the simulated board, each with one fault; two have none.
 
-They run in workers, which find them by entry point (`stage.known_adapters`).
+They run in workers, which find them by entry point (`workspace.known_backends`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from harness.types import AnyArray, Scores
 Outputs = dict[str, AnyArray]
 Run = Callable[[AnyArray], Outputs]
 Fault = Callable[[Run, AnyArray], Outputs]
-"""Gives a batch's outputs by the session's own `run`, wrongly."""
+"""Returns wrong outputs for a batch, from the session's own `run`."""
 
 
-class AilingSession:
-    """A session whose every run goes through a fault."""
+class FaultySession:
+    """A session with a fault in every run."""
 
     def __init__(self, session: Session, fault: Fault) -> None:
         self.report: DeviceReport = session.report
@@ -40,11 +40,11 @@ class AilingSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ailing:
-    """A backend around a real one."""
+class FaultyBackend:
+    """A real backend with a fault."""
 
     fault: Callable[[], Fault]
-    """Made anew for each session."""
+    """Makes a new fault for each session."""
     real: str = "onnxruntime-cpu"
     simulated: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -56,9 +56,9 @@ class Ailing:
     def unavailable(self) -> str | None:
         return registry.backend(self.real).unavailable()
 
-    def open(self, artifact: Artifact, variant: Variant, *, threads: int) -> AilingSession:
+    def open(self, artifact: Artifact, variant: Variant, *, threads: int) -> FaultySession:
         session = registry.backend(self.real).open(artifact, variant, threads=threads)
-        return AilingSession(session, self.fault())
+        return FaultySession(session, self.fault())
 
 
 def _stale() -> Fault:
@@ -73,7 +73,7 @@ def _stale() -> Fault:
 
 
 def _cut(real: Run, batch: AnyArray) -> Outputs:
-    """The copy back from the device stops three quarters through; the rest of the buffer is zeros."""
+    """The copy from the device stops after three quarters; the rest of the buffer is zeros."""
     outputs = {name: array.copy() for name, array in real(batch).items()}
     for array in outputs.values():
         array.reshape(-1)[array.size * 3 // 4 :] = 0
@@ -81,7 +81,7 @@ def _cut(real: Run, batch: AnyArray) -> Outputs:
 
 
 def _channels_last(real: Run, batch: AnyArray) -> Outputs:
-    """The device's NHWC bytes are read as NCHW."""
+    """The bytes are NHWC and read as NCHW."""
     return {
         name: np.ascontiguousarray(array.transpose(0, 2, 3, 1)).reshape(array.shape)
         for name, array in real(batch).items()
@@ -89,7 +89,7 @@ def _channels_last(real: Run, batch: AnyArray) -> Outputs:
 
 
 def _swapped(real: Run, batch: AnyArray) -> Outputs:
-    """Outputs are taken in the runtime's order, which is not the manifest's: teacher before student."""
+    """Outputs are read in the runtime's order, which is not the manifest's: teacher before student."""
     outputs = real(batch)
     names = list(outputs)
     half = len(names) // 2
@@ -97,19 +97,19 @@ def _swapped(real: Run, batch: AnyArray) -> Outputs:
 
 
 def _off_by_one_gear(real: Run, batch: AnyArray) -> Outputs:
-    """A rest is filled up with a row before it, not behind it; its outputs are taken from the first row on."""
+    """An incomplete batch is filled up with a row before it, not after it; its outputs are read from the first row on."""
     if len(batch) == 4:
         return real(batch)
     return {name: array[: len(batch)] for name, array in real(np.concatenate([batch[:1], batch])).items()}
 
 
 def _rounded(real: Run, batch: AnyArray) -> Outputs:
-    """Inputs go to the device as float16, although the variant takes float32."""
+    """Inputs are rounded to float16, although the variant takes float32."""
     return real(batch.astype(np.float16).astype(np.float32))
 
 
 class _OtherHead:
-    """A board whose copy of the head is another one."""
+    """A board with a changed copy of the head."""
 
     def __init__(self, change: Callable[[], None]) -> None:
         self._change = change
@@ -128,15 +128,15 @@ def _without_blur() -> None:
 def _other_upsampling() -> None:
     head = _padim()
     right = head.resampling_matrix
-    head.resampling_matrix = lambda *given, half_pixel: right(*given, half_pixel=not half_pixel)
+    head.resampling_matrix = lambda *positional, half_pixel: right(*positional, half_pixel=not half_pixel)
 
 
 def _mean_as_score() -> None:
     head = _padim()
     right = head.PadimHead.__call__
 
-    def wrong(*given: Any) -> Scores:
-        maps = right(*given).maps
+    def wrong(*arguments: Any) -> Scores:
+        maps = right(*arguments).maps
         return Scores(maps=maps, images=maps.mean(axis=(1, 2)))
 
     head.PadimHead.__call__ = wrong
@@ -149,7 +149,7 @@ def _padim() -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuWithoutLibraries:
-    """The row of CUDA on an onnxruntime that lists the provider and, for want of libraries, runs on the CPU."""
+    """The CUDA backend on an onnxruntime that lists the provider but lacks its libraries, and so runs on the CPU."""
 
     formats: tuple[str, ...] = ("onnx",)
     simulated: bool = False
@@ -165,9 +165,11 @@ class GpuWithoutLibraries:
         onnxruntime.get_available_providers = lambda: listed
         real = onnxruntime.InferenceSession
 
-        def session(*given: Any, providers: Any, **rest: Any) -> Any:
-            del providers  # CUDA's libraries cannot be loaded: it is left out, and the CPU is always there
-            return real(*given, providers=[], **rest)
+        def session(*arguments: Any, providers: Any, **rest: Any) -> Any:
+            del (
+                providers
+            )  # CUDA's libraries cannot be loaded: onnxruntime leaves it out and falls back to the CPU
+            return real(*arguments, providers=[], **rest)
 
         onnxruntime.InferenceSession = session
         warnings.simplefilter("ignore")
@@ -176,7 +178,7 @@ class GpuWithoutLibraries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unoptimised:
-    """The row of onnxruntime's CPU, with every optimisation of the graph turned off."""
+    """onnxruntime on the CPU, with every graph optimisation turned off."""
 
     formats: tuple[str, ...] = ("onnx",)
     simulated: bool = False
@@ -199,7 +201,7 @@ class Unoptimised:
 
 
 class OnnxSession:
-    """ONNX's own reference implementation, in numpy."""
+    """A session of ONNX's own reference implementation, in numpy."""
 
     def __init__(self, path: str) -> None:
         import onnx
@@ -214,12 +216,12 @@ class OnnxSession:
         return dict(zip(self._model.output_names, arrays, strict=True))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxReference:
-    """ONNX variants through the reference implementation."""
+    """Runs ONNX variants with the reference implementation."""
 
     formats: tuple[str, ...] = ("onnx",)
     simulated: bool = False
@@ -233,15 +235,15 @@ class OnnxReference:
         return OnnxSession(str(artifact.model_file(variant)))
 
 
-stale = Ailing(fault=_stale)
-cut = Ailing(fault=lambda: _cut)
-channels_last = Ailing(fault=lambda: _channels_last)
-swapped = Ailing(fault=lambda: _swapped)
-off_by_one_gear = Ailing(fault=lambda: _off_by_one_gear, real="ascend310-simulated", simulated=True)
-rounded = Ailing(fault=lambda: _rounded)
-without_blur = Ailing(fault=_OtherHead(_without_blur))
-other_upsampling = Ailing(fault=_OtherHead(_other_upsampling))
-mean_as_score = Ailing(fault=_OtherHead(_mean_as_score))
+stale = FaultyBackend(fault=_stale)
+cut = FaultyBackend(fault=lambda: _cut)
+channels_last = FaultyBackend(fault=lambda: _channels_last)
+swapped = FaultyBackend(fault=lambda: _swapped)
+off_by_one_gear = FaultyBackend(fault=lambda: _off_by_one_gear, real="ascend310-simulated", simulated=True)
+rounded = FaultyBackend(fault=lambda: _rounded)
+without_blur = FaultyBackend(fault=_OtherHead(_without_blur))
+other_upsampling = FaultyBackend(fault=_OtherHead(_other_upsampling))
+mean_as_score = FaultyBackend(fault=_OtherHead(_mean_as_score))
 gpu_without_libraries = GpuWithoutLibraries()
 unoptimised = Unoptimised()
 onnx_reference = OnnxReference()

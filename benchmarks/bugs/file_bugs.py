@@ -1,4 +1,4 @@
-"""Bugs of outputs that come back as files, of test data on the board, and of a results folder."""
+"""Bugs in outputs that return as files, in test data on the board, and in a results folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.bugs.base import Change, Place
-from benchmarks.bugs.site import Site
+from benchmarks.bugs.change import Change, Place
+from benchmarks.bugs.deployment import Deployment
 from harness import storage
 
 
@@ -26,55 +26,55 @@ def by_number(stem: str, number: int, name: str) -> str:
     return f"{stem}_{number}.bin"
 
 
-def _truncated(site: Site) -> None:
-    site.write_inputs()
-    outputs = site.run_elsewhere(by_number)
+def _truncated(deployment: Deployment) -> None:
+    deployment.write_inputs()
+    outputs = deployment.run_elsewhere(by_number)
     last = max(outputs.iterdir())
     last.write_bytes(last.read_bytes()[:-1024])
-    site.score(outputs, "cpp")
+    deployment.score(outputs, "cpp")
 
 
-def _swapped(site: Site) -> None:
-    """The runtime numbers the outputs in an order of its own: the teacher's first."""
-    site.write_inputs()
-    half = len(site.variant().outputs) // 2
-    outputs = site.run_elsewhere(lambda stem, number, _: f"{stem}_{(number + half) % (2 * half)}.bin")
-    site.score(outputs, "cpp")
+def _swapped(deployment: Deployment) -> None:
+    """The runtime numbers the outputs in its own order: the teacher's first."""
+    deployment.write_inputs()
+    half = len(deployment.variant().outputs) // 2
+    outputs = deployment.run_elsewhere(lambda stem, number, _: f"{stem}_{(number + half) % (2 * half)}.bin")
+    deployment.score(outputs, "cpp")
 
 
-def _shuffled(site: Site) -> None:
-    """Threads finish in another order than they started, and the results are named as they come."""
-    site.write_inputs()
-    outputs = site.run_elsewhere(by_name)
+def _shuffled(deployment: Deployment) -> None:
+    """Threads finish in another order than they started, and the results are named in that order."""
+    deployment.write_inputs()
+    outputs = deployment.run_elsewhere(by_name)
     files = sorted(outputs.iterdir())
     contents = [file.read_bytes() for file in files]
     for file, content in zip(files, contents[1:] + contents[:1], strict=True):
         file.write_bytes(content)
-    site.score(outputs)
+    deployment.score(outputs)
 
 
-def _written_twice(site: Site) -> None:
-    site.write_inputs()
-    outputs = site.run_elsewhere(by_name)
+def _written_twice(deployment: Deployment) -> None:
+    deployment.write_inputs()
+    outputs = deployment.run_elsewhere(by_name)
     files = sorted(outputs.iterdir())
     files[5].write_bytes(files[4].read_bytes())
-    site.score(outputs)
+    deployment.score(outputs)
 
 
-def _half_as_single(site: Site) -> None:
-    """The bytes of float16 are read as float32: the file is half as long."""
-    site.write_inputs()
-    outputs = site.run_elsewhere(by_number)
+def _half_as_single(deployment: Deployment) -> None:
+    """float16 bytes are read as float32: the file is half as long."""
+    deployment.write_inputs()
+    outputs = deployment.run_elsewhere(by_number)
     for file in outputs.iterdir():
         file.write_bytes(np.frombuffer(file.read_bytes(), np.float32).astype(np.float16).tobytes())
-    site.score(outputs, "cpp")
+    deployment.score(outputs, "cpp")
 
 
-def _inputs_of_another_export(site: Site) -> None:
+def _inputs_of_another_export(deployment: Deployment) -> None:
     """Batches of other test images: the data set was updated after `inputs` wrote them."""
-    site.write_inputs()
-    _swap(site.own_data(), "test/good/000.png", "test/good/003.png")
-    site.bench()
+    deployment.write_inputs()
+    _swap(deployment.own_data(), "test/good/000.png", "test/good/003.png")
+    deployment.bench()
 
 
 def _swap(root: Path, one: str, two: str) -> None:
@@ -83,72 +83,72 @@ def _swap(root: Path, one: str, two: str) -> None:
     (root / two).write_bytes(first)
 
 
-def _labels_flipped(site: Site) -> None:
+def _labels_flipped(deployment: Deployment) -> None:
     """Two good images and two defective ones lie in each other's folders."""
-    root = site.own_data()
-    defect = next(sample.defect for sample in site.category().test if sample.label)
+    root = deployment.own_data()
+    defect = next(sample.defect for sample in deployment.category().test if sample.label)
     for number in (0, 3):
         _swap(root, f"test/good/{number:03}.png", f"test/{defect}/{number:03}.png")
-    site.bench()
+    deployment.bench()
 
 
-def _duplicate(site: Site) -> None:
+def _duplicate(deployment: Deployment) -> None:
     """One image was copied over another."""
-    root = site.own_data()
+    root = deployment.own_data()
     (root / "test/good/003.png").write_bytes((root / "test/good/000.png").read_bytes())
-    site.bench()
+    deployment.bench()
 
 
-def _one_more(site: Site) -> None:
-    root = site.own_data()
+def _one_more(deployment: Deployment) -> None:
+    root = deployment.own_data()
     (root / "test/good/900.png").write_bytes((root / "test/good/000.png").read_bytes())
-    site.bench()
+    deployment.bench()
 
 
-def _jpeg(site: Site) -> None:
+def _jpeg(deployment: Deployment) -> None:
     """The test images were compressed as JPEG for transport, and stored as PNG again."""
-    site.own_data()
-    for sample in site.category().test:
+    deployment.own_data()
+    for sample in deployment.category().test:
         image = cv2.imread(str(sample.path), cv2.IMREAD_UNCHANGED)
         assert image is not None
         again = cv2.imdecode(cv2.imencode(".jpg", image)[1], cv2.IMREAD_UNCHANGED)
         assert again is not None
         cv2.imwrite(str(sample.path), again)
-    site.bench()
+    deployment.bench()
 
 
-def _masks_shifted(site: Site) -> None:
-    site.own_data()
-    for sample in site.category().test:
+def _masks_shifted(deployment: Deployment) -> None:
+    deployment.own_data()
+    for sample in deployment.category().test:
         if sample.mask_path is not None:
             mask = cv2.imread(str(sample.mask_path), cv2.IMREAD_UNCHANGED)
             assert mask is not None
             cv2.imwrite(str(sample.mask_path), np.roll(mask, 8, axis=1))
-    site.bench()
+    deployment.bench()
 
 
-def _edit_record(site: Site, edit: Callable[[dict[str, object]], None]) -> None:
-    """Change the new record, and its digest with it."""
-    before = set(site.results.glob("*.json"))
-    site.bench()
-    (path,) = set(site.results.glob("*.json")) - before
+def _edit_record(deployment: Deployment, edit: Callable[[dict[str, object]], None]) -> None:
+    """Change the new record and its digest."""
+    before = set(deployment.results.glob("*.json"))
+    deployment.bench()
+    (path,) = set(deployment.results.glob("*.json")) - before
     document = json.loads(path.read_bytes())
     del document["record_sha256"]
     edit(document)
     storage.write_json(path, document | {"record_sha256": storage.sha256_of_json(document)})
 
 
-def _label_edited(site: Site) -> None:
+def _label_edited(deployment: Deployment) -> None:
     def edit(document: dict[str, object]) -> None:
         images = document["images"]
         assert isinstance(images, list)
         images[0]["label"] = 1 - images[0]["label"]
 
-    _edit_record(site, edit)
+    _edit_record(deployment, edit)
 
 
-def _labels_exchanged(site: Site) -> None:
-    """So that their numbers stay right."""
+def _labels_exchanged(deployment: Deployment) -> None:
+    """Exchange two labels: their numbers stay right."""
 
     def edit(document: dict[str, object]) -> None:
         images = document["images"]
@@ -157,28 +157,28 @@ def _labels_exchanged(site: Site) -> None:
         for image in first:
             image["label"] = 1 - image["label"]
 
-    _edit_record(site, edit)
+    _edit_record(deployment, edit)
 
 
-def _threshold_edited(site: Site) -> None:
+def _threshold_edited(deployment: Deployment) -> None:
     def edit(document: dict[str, object]) -> None:
         thresholds = document["thresholds"]
         assert isinstance(thresholds, dict)
         thresholds["image"] *= 1.1
 
-    _edit_record(site, edit)
+    _edit_record(deployment, edit)
 
 
-def _other_evidence(site: Site) -> None:
-    """The stored outputs of another run lie under the record's name."""
-    before = set(site.results.glob("evidence/*.outputs.safetensors"))
-    site.bench()
-    (mine,) = set(site.results.glob("evidence/*.outputs.safetensors")) - before
+def _other_evidence(deployment: Deployment) -> None:
+    """Another run's saved outputs lie under the record's name."""
+    before = set(deployment.results.glob("evidence/*.outputs.safetensors"))
+    deployment.bench()
+    (candidate,) = set(deployment.results.glob("evidence/*.outputs.safetensors")) - before
     (reference,) = before
-    mine.write_bytes(reference.read_bytes())
+    candidate.write_bytes(reference.read_bytes())
 
 
-def _bug(name: str, where: str, inject: Callable[[Site], None], place: Place) -> Change:
+def _bug(name: str, where: str, inject: Callable[[Deployment], None], place: Place) -> Change:
     return Change(name=name, where=where, inject=inject, place=place)
 
 

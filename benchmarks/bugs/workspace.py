@@ -1,4 +1,4 @@
-"""What all changes start from: two data sets, four fitted detectors with their exports, and the references' records."""
+"""The common start of all changes: two data sets, four fitted detectors with their exports, and the reference records."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.bugs import adapters
-from benchmarks.bugs.site import HEADED, Site
+from benchmarks.bugs import adapter_bugs
+from benchmarks.bugs.deployment import HEADED, Deployment
 from harness import build, datasets
 from harness.build import FitRequest
 from harness.datasets.synthetic import make_category
@@ -20,7 +20,7 @@ from harness.detector.settings import Padim, Settings, Stpm
 
 CATEGORY, OTHER_CATEGORY = "weave", "washer"
 PADIM, STPM = Padim(resize=72, crop=64), Stpm(resize=72, crop=64, epochs=1, batch_size=16)
-"""Small and untrained: what is asked is whether two sides agree, not whether they detect."""
+"""Small and untrained: the question is whether two sides agree, not how well they detect."""
 _FITS: Mapping[str, tuple[str, str, Settings, int]] = {
     "padim": ("padim", CATEGORY, PADIM, 0),
     "stpm": ("stpm", CATEGORY, STPM, 0),
@@ -36,31 +36,31 @@ _EXPORTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Everything in one folder; made on first use, and copied for every change."""
+class Workspace:
+    """The common data, detectors and reference records in one folder; made on first use, copied for every change."""
 
     folder: Path
     _references: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
-        """Holds both categories: a third of the built-in ones."""
+        """Folder of both categories, with a third of the built-in images."""
         data = self.folder / "data"
         for category in (CATEGORY, OTHER_CATEGORY):
             if not (data / category).is_dir():
-                whole = make_category(category, 0, self.folder / "whole")
-                shutil.copytree(whole, data / category, ignore=_two_of_three)
+                complete = make_category(category, 0, self.folder / "complete")
+                shutil.copytree(complete, data / category, ignore=_two_of_three)
         return data
 
-    def site(self, name: str, subject: str, reference: str) -> Site:
+    def deployment(self, name: str, subject: str, reference: str) -> Deployment:
         """A deployment of `subject` with the reference's record; `padim-head` has the head in its graph."""
-        site = self._site(self.folder / "sites" / name, subject)
-        shutil.copytree(self._reference(subject, reference), site.results)
-        return site
+        deployment = self._deployment(self.folder / "deployments" / name, subject)
+        shutil.copytree(self._reference(subject, reference), deployment.results)
+        return deployment
 
-    def _site(self, folder: Path, subject: str) -> Site:
+    def _deployment(self, folder: Path, subject: str) -> Deployment:
         folder.mkdir(parents=True)
-        return Site(
+        return Deployment(
             folder=folder,
             artifact=Path(
                 shutil.copytree(self._artifact(subject.partition("-")[0]), folder / "artifact" / CATEGORY)
@@ -71,14 +71,14 @@ class Stage:
         )
 
     def _reference(self, subject: str, reference: str) -> Path:
-        """Results folder with the reference's record alone."""
+        """Results folder with the reference's record only."""
         key = (subject, reference)
         if key not in self._references:
             folder = self.folder / "references" / "-".join(key)
-            shutil.rmtree(folder, ignore_errors=True)  # what a failure left
-            site = self._site(folder, subject)
-            site.bench(reference, variant=HEADED if subject == "padim-head" else None)
-            self._references[key] = site.results
+            shutil.rmtree(folder, ignore_errors=True)  # left by a failure
+            deployment = self._deployment(folder, subject)
+            deployment.bench(reference, variant=HEADED if subject == "padim-head" else None)
+            self._references[key] = deployment.results
         return self._references[key]
 
     def _artifact(self, name: str) -> Path:
@@ -105,18 +105,21 @@ class Stage:
 
 
 def _two_of_three(folder: str, names: list[str]) -> list[str]:
-    """Images whose number is no multiple of 3, with their masks."""
+    """The images whose number is no multiple of 3, with their masks."""
     del folder
     return [name for name in names if name[:3].isdecimal() and int(name[:3]) % 3]
 
 
 @contextmanager
-def known_adapters(folder: Path) -> Iterator[None]:
-    """Make the ailing backends known to this process and its workers, as an installed distribution does."""
-    metadata = folder / "ailing-1.0.dist-info"
+def known_backends(folder: Path) -> Iterator[None]:
+    """Make the faulty backends known to this process and its workers, like an installed distribution."""
+    metadata = folder / "faulty-1.0.dist-info"
     metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: ailing\nVersion: 1.0\n")
-    lines = [f"{name} = benchmarks.bugs.ailing:{attribute}" for name, attribute in adapters.BACKENDS.items()]
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
+    lines = [
+        f"{name} = benchmarks.bugs.faulty_backends:{attribute}"
+        for name, attribute in adapter_bugs.BACKENDS.items()
+    ]
     (metadata / "entry_points.txt").write_text("\n".join(["[harness.backends]", *lines, ""]))
     before = os.environ.get("PYTHONPATH")
     sys.path.append(str(folder))

@@ -1,4 +1,4 @@
-"""Bugs of a preprocessor of another program's, whose batches go in by `bench --inputs`."""
+"""Bugs of another program's preprocessor, whose batches `bench --inputs` reads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from benchmarks.bugs.base import Change, Place
-from benchmarks.bugs.site import Site
+from benchmarks.bugs.change import Change, Place
+from benchmarks.bugs.deployment import Deployment
 from harness.detector.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessor, standard_steps
 from harness.types import AnyArray, Float32, Sample, UInt8
 
@@ -21,7 +21,7 @@ _SQUASHED = Preprocessor(standard_steps(CROP, CROP))
 
 
 def frame(sample: Sample) -> UInt8:
-    """RGB (64, 64, 3), as it should be."""
+    """The right frame: RGB (64, 64, 3), uint8."""
     return _RIGHT.frame(_RIGHT.decode(sample.path))
 
 
@@ -35,7 +35,7 @@ def normalised(
 
 
 def _read(sample: Sample) -> AnyArray:
-    """BGR, as stored."""
+    """The image as stored, BGR (H, W, 3), uint8."""
     image = cv2.imread(str(sample.path), cv2.IMREAD_COLOR)
     assert image is not None
     return image
@@ -62,26 +62,26 @@ def _compressed(sample: Sample) -> Float32:
 
 
 def _bug(name: str, place: Place, make: Make) -> Change:
-    def inject(site: Site) -> None:
-        site.preprocess_elsewhere(make)
-        site.bench()
+    def inject(deployment: Deployment) -> None:
+        deployment.preprocess_elsewhere(make)
+        deployment.bench()
 
     return Change(name=name, where="preprocessor", inject=inject, place=place)
 
 
-def _out_of_order(site: Site) -> None:
-    """The images as the file system lists them, not as the index does."""
-    samples = site.category().test
-    other = dict(zip((item.name for item in samples), samples[::-1], strict=True))
-    site.preprocess_elsewhere(lambda sample: normalised(frame(other[sample.name])))
-    site.bench()
+def _out_of_order(deployment: Deployment) -> None:
+    """The images are in the file system's order, not in the index's."""
+    samples = deployment.category().test
+    other = dict(zip((sample.name for sample in samples), samples[::-1], strict=True))
+    deployment.preprocess_elsewhere(lambda sample: normalised(frame(other[sample.name])))
+    deployment.bench()
 
 
-def _one_twice(site: Site) -> None:
-    samples = site.category().test
+def _one_twice(deployment: Deployment) -> None:
+    samples = deployment.category().test
     twin = {samples[5].name: samples[4]}
-    site.preprocess_elsewhere(lambda sample: normalised(frame(twin.get(sample.name, sample))))
-    site.bench()
+    deployment.preprocess_elsewhere(lambda sample: normalised(frame(twin.get(sample.name, sample))))
+    deployment.bench()
 
 
 _HALVES = np.full(3, 0.5)
