@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,9 @@ def test_swapped_outputs_are_recognised(bench: Bench) -> None:
     assert "right is what the reference calls left: tensors have changed places" in node_blame.notes
 
 
-def test_a_backend_with_a_wrong_node_is_blamed_for_that_node(bench: Bench, tmp_path: Path) -> None:
+def test_a_backend_with_a_wrong_node_is_blamed_for_that_node(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     node_blame = blame(
         bench.side(), bench.side(backend="leaky"), rows(), tolerance=TOLERANCE, to=tmp_path / "out"
     )
@@ -122,6 +125,9 @@ def test_a_backend_with_a_wrong_node_is_blamed_for_that_node(bench: Bench, tmp_p
     )
     assert rerun(tmp_path / "out", "onnxruntime-cpu") == 0.0
     assert rerun(tmp_path / "out", "leaky") > TOLERANCE
+    monkeypatch.chdir(tmp_path / "out")
+    runpy.run_path("reproduce.py")
+    assert float(capsys.readouterr().out) > TOLERANCE
 
 
 def test_small_errors_of_nodes_add_up_over_the_fewest_nodes(bench: Bench) -> None:
