@@ -104,17 +104,17 @@ class Lite:
                 f"MindSpore Lite {_version(lite)} has no usable Ascend target ({error}): pip install its wheel for "
                 f"Ascend, then `{machine.CANN_SET_ENV}`"
             ) from error
-        found = (
+        devices = (
             [name.lower() for name in context.target],
             context.ascend.device_id,
             context.ascend.precision_mode,
         )
-        if found[0][:1] != ["ascend"] or found[1:] != (DEVICE, self.precision_mode):
+        if devices[0][:1] != ["ascend"] or devices[1:] != (DEVICE, self.precision_mode):
             raise DeviceMismatch(
-                f"asked MindSpore Lite for device {DEVICE} of ascend in {self.precision_mode}, it took {found}"
+                f"asked MindSpore Lite for device {DEVICE} of ascend in {self.precision_mode}, it took {devices}"
             )
         return context, {
-            "target": ", ".join(found[0]),
+            "target": ", ".join(devices[0]),
             "precision_mode": self.precision_mode,
             "cpu_fallback": "added by MindSpore Lite; which node ran where is not told",
         }
@@ -188,7 +188,7 @@ class LiteSession:
         else:
             outputs = self._model.predict(inputs)
         # A copy: Lite may hand out its own memory, which the next run writes over.
-        return {_name(item): np.array(item.get_data_to_numpy(), np.float32) for item in outputs}
+        return {_name(tensor): np.array(tensor.get_data_to_numpy(), np.float32) for tensor in outputs}
 
     def close(self) -> None:
         """Release the model."""

@@ -177,8 +177,10 @@ def _nodes_by_precision(compiled: Any) -> Counter[str]:
         nodes = compiled.get_runtime_model().get_ordered_ops()
     except _VENDOR_ERRORS:
         return Counter()
-    told = [node.get_rt_info() for node in nodes]
-    return Counter(str(info["runtimePrecision"].value) for info in told if info["layerType"].value != "Const")
+    node_infos = [node.get_rt_info() for node in nodes]
+    return Counter(
+        str(info["runtimePrecision"].value) for info in node_infos if info["layerType"].value != "Const"
+    )
 
 
 class OpenVinoSession:
@@ -213,10 +215,10 @@ class OpenVinoSession:
         if size not in self._requests:
             self._compile(size)
         try:
-            found = self._requests[size].infer(
+            results = self._requests[size].infer(
                 {self._input.name: np.ascontiguousarray(batch)}, share_inputs=True
             )
-            return {name: np.asarray(found[name], np.float32) for name in self._outputs}
+            return {name: np.asarray(results[name], np.float32) for name in self._outputs}
         except (*_VENDOR_ERRORS, KeyError) as error:
             raise BackendError(
                 f"OpenVINO failed on a batch of shape {batch.shape}: {_flat(error)}"

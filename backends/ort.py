@@ -84,7 +84,7 @@ class OnnxRuntime:
             # Nodes that nobody counts may not run on the CPU.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         model = artifact.model_file(variant)
-        session, asked = self._session(onnxruntime, options, model, threads)
+        session, provider_options = self._session(onnxruntime, options, model, threads)
         session.disable_fallback()  # or a run that fails would be repeated on the CPU
         report = DeviceReport(
             device=self.device,
@@ -96,7 +96,7 @@ class OnnxRuntime:
                 "inter_op_num_threads": "1",
                 **({} if tells else {"nodes": "not told by this onnxruntime (from 1.24 on)"}),
                 **({} if self.lower_precision is None else {"precision": self.lower_precision}),
-                **asked,
+                **provider_options,
                 **{name: os.environ.get(name, "not set") for name in self.environment},
                 **(machine.visible_devices() if self.provider == _CANN else {}),
             },
@@ -131,8 +131,10 @@ class OnnxRuntime:
         refusals = []
         limit = {} if self.threads_option is None else {self.threads_option: str(threads)}
         for spelling in self.spellings:
-            asked = {**spelling, **limit}
-            providers = [(name, dict(words)) for name, words in ((self.provider, asked), *self.behind)]
+            provider_options = {**spelling, **limit}
+            providers = [
+                (name, dict(words)) for name, words in ((self.provider, provider_options), *self.behind)
+            ]
             try:
                 session = onnxruntime.InferenceSession(
                     str(model), options, providers=providers, enable_fallback=0
@@ -144,14 +146,14 @@ class OnnxRuntime:
                     ) from error
                 refusals.append(str(error))
                 continue
-            self._check(session, asked)
-            return session, asked
+            self._check(session, provider_options)
+            return session, provider_options
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} knows none of the spellings of our options for {self.provider} "
             f"({'; '.join(refusals)}): take another release of onnxruntime"
         )
 
-    def _check(self, session: Any, asked: Mapping[str, str]) -> None:
+    def _check(self, session: Any, expected: Mapping[str, str]) -> None:
         """Refuse a session that is not what was asked for.
 
         Raises:
@@ -162,11 +164,11 @@ class OnnxRuntime:
             raise DeviceMismatch(
                 f"asked for {self.provider}, onnxruntime gave {used[0]}: check driver and libraries"
             )
-        given = session.get_provider_options().get(self.provider, {})
-        for name, value in asked.items():
-            if name in _PRECISION and given.get(name, value) != value:
+        actual = session.get_provider_options().get(self.provider, {})
+        for name, value in expected.items():
+            if name in _PRECISION and actual.get(name, value) != value:
                 raise DeviceMismatch(
-                    f"asked {self.provider} for {name}={value}, onnxruntime gave {given[name]}"
+                    f"asked {self.provider} for {name}={value}, onnxruntime gave {actual[name]}"
                 )
 
     def _nodes(self, session: Any) -> dict[str, int]:

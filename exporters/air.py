@@ -44,18 +44,18 @@ def export(artifact: Artifact, *, head_in_graph: bool = False) -> Variant:
     target = artifact.path / f"{id_}.air"
     image = np.zeros((1, *net.shape), np.float32)
     with TemporaryDirectory(prefix="export-") as folder:  # MindSpore refuses blanks and umlauts in paths
-        made = Path(folder) / "model.air"
+        exported = Path(folder) / "model.air"
         try:
-            ms.export(net.cell, ms.Tensor(image), file_name=str(made), file_format="AIR")
+            ms.export(net.cell, ms.Tensor(image), file_name=str(exported), file_format="AIR")
         except (RuntimeError, ValueError, TypeError) as error:
             raise ExportError(f"MindSpore cannot export this network to AIR: {error}") from error
-        if [path.name for path in Path(folder).iterdir()] != [made.name]:
+        if [path.name for path in Path(folder).iterdir()] != [exported.name]:
             raise ExportError(
                 "MindSpore wrote more than one file: over 2 GB, AIR needs a folder of weights beside it"
             )
         first = outputs(net.cell, image, net.outputs)
         with storage.replacing(target) as temporary:
-            shutil.copyfile(made, temporary)
+            shutil.copyfile(exported, temporary)
     return Variant(
         id=id_,
         format="air",

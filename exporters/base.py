@@ -34,7 +34,7 @@ class Subject:
     @property
     def variant(self) -> str:
         """What distinguishes the variant's id, after format and precision: nothing, or `-head`."""
-        return "".join(f"-{item}" for item in self.contains)
+        return "".join(f"-{part}" for part in self.contains)
 
 
 def subject(artifact: Artifact, *, head_in_graph: bool) -> Subject:
@@ -75,17 +75,17 @@ def agreement(
     Raises:
         ExportMismatch: a difference over `TOLERANCE`, another shape, or a value that is not finite.
     """
-    found = {}
+    differences = {}
     for batch in BATCHES:
         where = f"{subject.artifact.path.name}: {what}, batch {batch}"
         images = _noise(subject, batch)
         got = run(images)
-        found[str(batch)] = _worst(
+        differences[str(batch)] = _worst(
             got, outputs(subject.cell, images, subject.outputs), f"{where}, the cell's"
         )
         if HEAD in subject.contains:
-            found[f"head {batch}"] = _worst(got, _scored(subject, batch), f"{where}, the numpy head's")
-    return found
+            differences[f"head {batch}"] = _worst(got, _scored(subject, batch), f"{where}, the numpy head's")
+    return differences
 
 
 def outputs(cell: nn.Cell, batch: Float32, names: Sequence[str]) -> dict[str, AnyArray]:

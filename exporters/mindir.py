@@ -32,13 +32,13 @@ def export(artifact: Artifact, *, head_in_graph: bool = False) -> Variant:
     id_ = f"mindir-fp32{net.variant}"
     target = artifact.path / f"{id_}.mindir"
     with TemporaryDirectory(prefix="export-") as folder:  # MindSpore refuses blanks and umlauts in paths
-        made = Path(folder) / "model.mindir"
+        exported = Path(folder) / "model.mindir"
         image = ms.Tensor(np.zeros((1, *net.shape), np.float32))
         try:
-            ms.export(net.cell, image, file_name=str(made), file_format="MINDIR")
+            ms.export(net.cell, image, file_name=str(exported), file_format="MINDIR")
         except (RuntimeError, ValueError, TypeError) as error:
             raise ExportError(f"MindSpore cannot export this network to MINDIR: {error}") from error
-        graph = ms.nn.GraphCell(ms.load(str(made)))
+        graph = ms.nn.GraphCell(ms.load(str(exported)))
 
         def run(batch: Float32) -> dict[str, AnyArray]:
             return outputs(graph, batch, net.outputs)
@@ -46,7 +46,7 @@ def export(artifact: Artifact, *, head_in_graph: bool = False) -> Variant:
         difference = agreement(net, run, what="MINDIR")
         first = run(np.zeros((1, *net.shape), np.float32))
         with storage.replacing(target) as temporary:
-            shutil.copyfile(made, temporary)
+            shutil.copyfile(exported, temporary)
     return Variant(
         id=id_,
         format="mindir",

@@ -93,7 +93,7 @@ def _free_batch(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del model.graph.value_info[:]
-    constants = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":
             constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
@@ -114,11 +114,11 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     """Remove constants that no node reads any more."""
     read = {name for node in model.graph.node for name in node.input}
     for items in (model.graph.initializer, model.graph.node):
-        for item in [*items]:
-            names = [item.name] if items is model.graph.initializer else list(item.output)
-            constant = items is model.graph.initializer or item.op_type == "Constant"
+        for entry in [*items]:
+            names = [entry.name] if items is model.graph.initializer else list(entry.output)
+            constant = items is model.graph.initializer or entry.op_type == "Constant"
             if constant and not read.intersection(names):
-                items.remove(item)
+                items.remove(entry)
 
 
 def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:

@@ -33,10 +33,10 @@ def accepted(cann: str) -> tuple[int, int]:
     Raises:
         UsageError: not a version, or one older than 5.0.
     """
-    found = re.match(r"(\d+)\.(\d+)", cann)
-    if found is None or not re.fullmatch(r"[\w.]+", cann):
+    match = re.match(r"(\d+)\.(\d+)", cann)
+    if match is None or not re.fullmatch(r"[\w.]+", cann):
         raise UsageError(f"--cann {cann}: not a version of CANN: 5.0.4, 7.0, 8.0.RC2")
-    release = (int(found[1]), int(found[2]))
+    release = (int(match[1]), int(match[2]))
     for first, opsets in _RANGES.items():
         if release >= first:
             return opsets
@@ -82,25 +82,27 @@ def in_opset(model: onnx.ModelProto, wanted: int, *, why: str, remedy: str) -> o
     if wanted == has:
         return model
     try:
-        made = onnx.version_converter.convert_version(model, wanted)
+        converted_model = onnx.version_converter.convert_version(model, wanted)
     except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
         raise ExportError(
             f"the ONNX model has opset {has}, {why}, and ONNX cannot convert it to {wanted}: {error}; {remedy}"
         ) from error
-    _require_equal(model, made)
-    return made
+    _require_equal(model, converted_model)
+    return converted_model
 
 
-def _require_equal(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
+def _require_equal(model: onnx.ModelProto, converted_model: onnx.ModelProto) -> None:
     """Run both on a batch of two rows of noise."""
     shape = [dim.dim_value or 2 for dim in model.graph.input[0].type.tensor_type.shape.dim]
     noise = np.random.default_rng(0).random(shape, np.float32)
-    for spec, expected, got in zip(model.graph.output, _run(model, noise), _run(made, noise), strict=True):
+    for spec, expected, got in zip(
+        model.graph.output, _run(model, noise), _run(converted_model, noise), strict=True
+    ):
         largest = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
         difference = float(np.abs(got - expected).max()) / largest if got.shape == expected.shape else np.inf
         if not difference <= TOLERANCE:  # NaN too
             raise ExportMismatch(
-                f"output {spec.name!r} of the model in opset {opset_of(made)} differs by {difference:.2g} of its largest value "
+                f"output {spec.name!r} of the model in opset {opset_of(converted_model)} differs by {difference:.2g} of its largest value "
                 f"from opset {opset_of(model)} (accepted: {TOLERANCE:g}); nothing was compiled: use a newer CANN"
             )
 

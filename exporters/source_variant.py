@@ -21,9 +21,9 @@ def source(artifact: Artifact, formats: tuple[str, ...], *, head_in_graph: bool)
             "it comes from, and measure both files with bench FILE.onnx"
         )
     fitting = [
-        item
-        for item in artifact.manifest.variants
-        if (HEAD in item.contains) == head_in_graph and item.precision == "fp32"
+        variant
+        for variant in artifact.manifest.variants
+        if (HEAD in variant.contains) == head_in_graph and variant.precision == "fp32"
     ]
     for format_ in formats:
         for variant in fitting:

@@ -42,12 +42,12 @@ class PrecisionRequest:
 
 
 def quantize(
-    found: Artifact, category: Category, request: PrecisionRequest, *, head_in_graph: bool = False
+    detector: Artifact, category: Category, request: PrecisionRequest, *, head_in_graph: bool = False
 ) -> Variant:
     """Write the variant that `request` asks for into the artifact, one export at a time, and list it.
 
     Args:
-        found: Holds the float32 ONNX variant.
+        detector: Holds the float32 ONNX variant.
         category: Whose good images calibrate and check.
         request: What is asked.
         head_in_graph: Take the ONNX variant that holds the head.
@@ -59,9 +59,9 @@ def quantize(
         UsageError: a node or an operator type that the graph does not have.
     """
     export = registry.load("exporters.quantize.export:export")
-    with artifact.locked(found.path):
-        variant: Variant = export(found, category, request, head_in_graph=head_in_graph)
-        artifact.add_variant(found.path, variant)
+    with artifact.locked(detector.path):
+        variant: Variant = export(detector, category, request, head_in_graph=head_in_graph)
+        artifact.add_variant(detector.path, variant)
     return variant
 
 
@@ -130,8 +130,8 @@ def export(
         )
     with locked(artifact.path):
         exporter = registry.resolve("format", format_, registry.EXPORTERS)
-        asked = {} if om is None else {"om": om}
-        variant: Variant = exporter(artifact, head_in_graph=head_in_graph, **asked)
+        om_options = {} if om is None else {"om": om}
+        variant: Variant = exporter(artifact, head_in_graph=head_in_graph, **om_options)
         add_variant(artifact.path, variant)
     return variant
 

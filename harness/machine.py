@@ -175,9 +175,9 @@ def installed_cann(environment: Mapping[str, str]) -> str:
         for name in _VERSION_FILES if home else ():
             with contextlib.suppress(OSError):
                 text = Path(str(home), name).read_text("utf-8", errors="replace")
-                found = re.search(r"^\s*version\s*=\s*\W*(\d[\w.]*)", text, re.IGNORECASE | re.MULTILINE)
-                if found is not None:
-                    return found[1]
+                match = re.search(r"^\s*version\s*=\s*\W*(\d[\w.]*)", text, re.IGNORECASE | re.MULTILINE)
+                if match is not None:
+                    return match[1]
     raise UsageError(
         "the toolkit's version is not known (no version.info below ASCEND_TOOLKIT_HOME): give --cann, 7.0 for example"
     )

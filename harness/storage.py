@@ -44,10 +44,10 @@ def local_path(text: str) -> Path:
     Raises:
         UsageError: an address in object storage, with the command that copies it; or another address.
     """
-    found = _SCHEME.match(text.strip())
-    if found is None:
+    url = _SCHEME.match(text.strip())
+    if url is None:
         return Path(text)
-    scheme = found[1].lower()
+    scheme = url[1].lower()
     if scheme not in _COPIES:
         raise UsageError(f"{text}: {scheme}:// is not read here: give the path of a local file or folder")
     copy = _COPIES[scheme][bool(Path(text).suffix)]
@@ -98,10 +98,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: not empty; name a new folder, or remove this one")
     path.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(path.parent) as temporary:
-        made = temporary / path.name
-        made.mkdir()
-        yield made
-        made.replace(path)
+        new = temporary / path.name
+        new.mkdir()
+        yield new
+        new.replace(path)
 
 
 @contextlib.contextmanager

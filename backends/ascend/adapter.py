@@ -142,8 +142,8 @@ class Ascend:
 
 def family(soc: str) -> str:
     """`Ascend310P3` → `Ascend310P`."""
-    found = re.match(r"Ascend\d+[A-Z]*", soc)
-    return found.group() if found else soc
+    match = re.match(r"Ascend\d+[A-Z]*", soc)
+    return match.group() if match else soc
 
 
 ascend310 = Ascend(family="Ascend310")

@@ -160,20 +160,20 @@ class _Walk:
             cann=_SIMULATED_CANN if simulated else None,
         )
         with tempfile.TemporaryDirectory() as folder:
-            found = smoke_model.write(Path(folder) / "trial")
-            variant = _compiled(found, request)
-            session = self.backend.open(artifact.read(found.path), variant, threads=1)
+            smoke_artifact = smoke_model.write(Path(folder) / "trial")
+            variant = _compiled(smoke_artifact, request)
+            session = self.backend.open(artifact.read(smoke_artifact.path), variant, threads=1)
             with contextlib.closing(session):
                 batch = smoke_model.images()
                 outputs, times = session.run(batch), dict(session.device_ms)
-        told = ", ".join(f"{name} {value:.2f} ms" for name, value in times.items())
-        return f"{agreement(smoke_model.difference(outputs, batch))}, compiled in {request.precision_mode} ({told})"
+        times_in_words = ", ".join(f"{name} {value:.2f} ms" for name, value in times.items())
+        return f"{agreement(smoke_model.difference(outputs, batch))}, compiled in {request.precision_mode} ({times_in_words})"
 
     def _runtime(self) -> Runtime:
         """AscendCL, initialised once; it is finalised when this process ends."""
-        found = runtime(self.backend.load)
-        found.start()
-        return found
+        loaded = runtime(self.backend.load)
+        loaded.start()
+        return loaded
 
     def _acl(self) -> Acl:
         return self._runtime().acl
@@ -182,16 +182,19 @@ class _Walk:
         return str(self._acl().get("get_soc_name"))
 
 
-def _compiled(found: Artifact, request: OmRequest) -> Variant:
+def _compiled(smoke_artifact: Artifact, request: OmRequest) -> Variant:
     """The OM of the trial model.
 
     Raises:
         Fault: `atc` failed; its last lines are in the message, because the folder goes.
     """
     try:
-        return build.export(found, "om", om=request)
+        return build.export(smoke_artifact, "om", om=request)
     except HarnessError as error:
-        logs = [path.read_text(encoding="utf-8", errors="replace") for path in found.path.glob("*failed.log")]
+        logs = [
+            path.read_text(encoding="utf-8", errors="replace")
+            for path in smoke_artifact.path.glob("*failed.log")
+        ]
         said = " | ".join("".join(logs).strip().splitlines()[-5:])
         raise Fault(
             f"the trial model cannot be compiled: {str(error).partition('; its whole output')[0]}",

@@ -50,7 +50,7 @@ class Model:
         self._input_dataset, inputs = self._dataset("input", holdings)
         self._output_dataset, self.outputs = self._dataset("output", holdings)
         self._gear_index = self._find_gear_input() if self.gears else None
-        self.inputs = tuple(item for item in inputs if item.index != self._gear_index)
+        self.inputs = tuple(tensor for tensor in inputs if tensor.index != self._gear_index)
 
     def _find_gear_input(self) -> int:
         index: int = self._acl.do("mdl.get_input_index_by_name", self._description, codes.GEAR_INPUT)

@@ -93,17 +93,17 @@ class AscendSession:
             self._model.set_gear(len(rows))
         self._model.run(self._stream)
         computed = time.perf_counter_ns()
-        found = {}
+        outputs = {}
         for name, buffer in self._outputs.items():
             shape = self._model.current_shape(buffer)
             if shape[0] != len(rows):
                 raise BackendError(f"{len(rows)} rows went in, output {name!r} has the shape {shape}")
-            found[name] = self._transfer.download(buffer, shape)
+            outputs[name] = self._transfer.download(buffer, shape)
         end = time.perf_counter_ns()
         times["h2d"] += (uploaded - begin) / 1e6
         times["compute"] += (computed - uploaded) / 1e6
         times["d2h"] += (end - computed) / 1e6
-        return found
+        return outputs
 
     def close(self) -> None:
         """Give everything back; a second call does nothing.
@@ -127,7 +127,7 @@ def _chunks(rows: int, batches: tuple[int, ...]) -> Iterator[tuple[int, int, int
     start = 0
     while start < rows:
         left = rows - start
-        size = next((item for item in batches if item >= left), batches[-1])
+        size = next((gear for gear in batches if gear >= left), batches[-1])
         yield start, min(left, size), size
         start += size
 
@@ -145,8 +145,8 @@ def _match(model: Model, variant: Variant) -> tuple[Buffer, dict[str, Buffer], t
         )
     (source,) = model.inputs
     expected = variant.input
-    found = (source.name, source.dtype, source.shape[1:])
-    if found != (expected.name, expected.dtype, expected.shape[1:]):
+    actual = (source.name, source.dtype, source.shape[1:])
+    if actual != (expected.name, expected.dtype, expected.shape[1:]):
         raise BackendError(
             f"the OM's input is {source.name!r}, {source.dtype} {source.shape}, the manifest says {expected.name!r}, "
             f"{expected.dtype} {expected.shape}; export it again"

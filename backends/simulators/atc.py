@@ -69,11 +69,11 @@ def _compile(options: Mapping[str, str], cann: str, environment: Mapping[str, st
     if options.get("mode") == "3":
         _report(report, None)
         return
-    made = atc_graph.compiled(options, cann)
+    compiled = atc_graph.compiled(options, cann)
     if release < (8, 0):  # left behind by older releases; whether today's do is not known
         Path("kernel_meta").mkdir(exist_ok=True)
         Path("fusion_result.json").write_text("[]", encoding="utf-8")
-    storage.write_bytes(Path(options["output"] + ".om"), made.to_bytes())
+    storage.write_bytes(Path(options["output"] + ".om"), compiled.to_bytes())
 
 
 def _report(path: Path, error: AtcError | None) -> None:

@@ -127,24 +127,24 @@ def _check_operators(model: Any, options: Mapping[str, str], cann: str) -> None:
 
 
 def _inputs(model: Any) -> Sequence[Any]:
-    constants = {item.name for item in model.graph.initializer}
-    found = [item for item in model.graph.input if item.name not in constants]
-    if len(found) != 1:
-        raise unsimulated(f"models of {len(found)} inputs")
-    return found
+    constants = {value.name for value in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        raise unsimulated(f"models of {len(inputs)} inputs")
+    return inputs
 
 
 def _shape(source: Any, options: Mapping[str, str]) -> tuple[int, ...]:
     """The input's shape, with -1 for the batch of gears."""
-    given = shapes(options)
-    unknown = set(given) - {source.name}
+    shapes_by_name = shapes(options)
+    unknown = set(shapes_by_name) - {source.name}
     if unknown:
         raise AtcError(
             "E10016", f"Opname [{', '.join(sorted(unknown))}] in [--input_shape] is not found in the model."
         )
     dims = source.type.tensor_type.shape.dim
     own = tuple(dim.dim_value for dim in dims)
-    shape = given.get(source.name, own)
+    shape = shapes_by_name.get(source.name, own)
     if len(shape) != len(own):
         raise AtcError(
             "E10049",
@@ -169,10 +169,10 @@ def _input(source: Any, shape: tuple[int, ...], *, with_aipp: bool) -> om.Tensor
 
 def _output_type(options: Mapping[str, str], mode: str) -> str | None:
     """Of all outputs; `None`: as the last operators give them."""
-    given = options.get("output_type")
-    if given is None:
+    name = options.get("output_type")
+    if name is None:
         return "float16" if mode == "force_fp16" else None
-    return OUTPUT_TYPES[given]
+    return OUTPUT_TYPES[name]
 
 
 def _outputs(
@@ -187,12 +187,12 @@ def _outputs(
     inferred = [_inferred(model, (batch, *shape[1:])) for batch in batches or shape[:1]]
     outputs = []
     for index, value in enumerate(model.graph.output):
-        found = [result[index] for result in inferred]
-        first = found[0]
+        selected = [result[index] for result in inferred]
+        first = selected[0]
         if batches:
-            if any(other != (batch, *first[1:]) for other, batch in zip(found, batches, strict=True)):
+            if any(other != (batch, *first[1:]) for other, batch in zip(selected, batches, strict=True)):
                 raise AtcError(
-                    "E19999", f"Inner Error! Output {value.name} does not follow the gears: {found}."
+                    "E19999", f"Inner Error! Output {value.name} does not follow the gears: {selected}."
                 )
             first = (-1, *first[1:])
         own = str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
@@ -216,15 +216,15 @@ def _inferred(model: Any, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         result = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise AtcError("E19999", f"Inner Error! InferShape failed: {error}") from error
-    found = [
+    values = [
         tuple(dim.dim_value for dim in output.type.tensor_type.shape.dim) for output in result.graph.output
     ]
-    for output, sizes in zip(result.graph.output, found, strict=True):
+    for output, sizes in zip(result.graph.output, values, strict=True):
         if 0 in sizes or not output.type.tensor_type.HasField("shape"):
             raise AtcError(
                 "E19999", f"Inner Error! InferShape failed: output {output.name} has the shape {sizes}."
             )
-    return found
+    return values
 
 
 def _aipp(path: Path, shape: tuple[int, ...]) -> om.Aipp:
@@ -264,15 +264,15 @@ def _aipp(path: Path, shape: tuple[int, ...]) -> om.Aipp:
 
 def _aipp_fields(path: Path) -> dict[str, str]:
     text = re.sub(r"#.*", "", path.read_text("utf-8"))
-    found = re.fullmatch(r"\s*aipp_op\s*\{([^{}]*)\}\s*", text)
-    if found is None:
+    match = re.fullmatch(r"\s*aipp_op\s*\{([^{}]*)\}\s*", text)
+    if match is None:
         raise _bad_aipp("it is not one aipp_op { … }")
     fields: dict[str, str] = {}
-    for name, value in re.findall(r"(\S+?)\s*:\s*(\S+)", found[1]):
+    for name, value in re.findall(r"(\S+?)\s*:\s*(\S+)", match[1]):
         if name not in _FIELDS or not _FIELDS[name].fullmatch(value) or name in fields:
             raise _bad_aipp(f"{name}: {value}")
         fields[name] = value
-    if re.sub(r"\S+?\s*:\s*\S+", "", found[1]).strip():
+    if re.sub(r"\S+?\s*:\s*\S+", "", match[1]).strip():
         raise _bad_aipp("a line is not `field: value`")
     return fields
 

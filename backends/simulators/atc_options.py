@@ -160,7 +160,7 @@ def _framework(options: Mapping[str, str]) -> str:
 
 
 def _check_format(options: Mapping[str, str], framework: str) -> None:
-    given = options.get("input_format", "NCHW")
+    name = options.get("input_format", "NCHW")
     allowed = (
         ("NCHW",)
         if framework == "1"
@@ -168,8 +168,8 @@ def _check_format(options: Mapping[str, str], framework: str) -> None:
         if options.get("insert_op_conf")
         else ("NCHW", "NCDHW", "ND")
     )
-    if given not in allowed:
-        raise invalid("input_format", given, f"only {', '.join(allowed)} is supported here")
+    if name not in allowed:
+        raise invalid("input_format", name, f"only {', '.join(allowed)} is supported here")
 
 
 def _check_soc(options: Mapping[str, str], cann: tuple[int, int]) -> None:
@@ -233,29 +233,29 @@ def shapes(options: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     Raises:
         AtcError: malformed, a range, or a size that is not positive.
     """
-    found = {}
-    for item in filter(None, options.get("input_shape", "").split(";")):
-        name, colon, sizes = item.rpartition(":")
+    by_name = {}
+    for entry in filter(None, options.get("input_shape", "").split(";")):
+        name, colon, sizes = entry.rpartition(":")
         if "~" in sizes:
             code = "E10040" if options.get("dynamic_batch_size") else "E10001"
             raise AtcError(
                 code,
-                f"Value [{item}] for parameter [--input_shape] is invalid: a range is not supported here.",
+                f"Value [{entry}] for parameter [--input_shape] is invalid: a range is not supported here.",
             )
         if not colon or not re.fullmatch(r"-?\d+(,-?\d+)*", sizes):
             raise AtcError(
                 "E10002",
-                f'Value [{item}] for [--input_shape] is invalid. It is formatted as "name1:n,c,h,w".',
+                f'Value [{entry}] for [--input_shape] is invalid. It is formatted as "name1:n,c,h,w".',
             )
         shape = tuple(map(int, sizes.split(",")))
         lowest = -1 if options.get("dynamic_batch_size") else 1
         if any(size < lowest or size == 0 for size in shape):
             raise AtcError(
                 "E10011",
-                f"Value [{item}] for [--input_shape] is invalid. The values must be positive integers.",
+                f"Value [{entry}] for [--input_shape] is invalid. The values must be positive integers.",
             )
-        found[name] = shape
-    return found
+        by_name[name] = shape
+    return by_name
 
 
 def gears(options: Mapping[str, str]) -> tuple[int, ...]:
@@ -269,32 +269,32 @@ def gears(options: Mapping[str, str]) -> tuple[int, ...]:
         return ()
     if not re.fullmatch(r"-?\d+(,-?\d+)*", text):
         raise AtcError("E10014", f"Value [{text}] for [--dynamic_batch_size] is invalid.")
-    found = [int(item) for item in text.split(",")]
+    sizes = [int(number) for number in text.split(",")]
     fewest, most = GEARS
-    if len(found) < fewest:
+    if len(sizes) < fewest:
         raise AtcError(
-            "E10035", f"[--dynamic_batch_size] has {len(found)} gears, fewer than the minimum {fewest}."
+            "E10035", f"[--dynamic_batch_size] has {len(sizes)} gears, fewer than the minimum {fewest}."
         )
-    if len(found) > most:
+    if len(sizes) > most:
         raise AtcError(
-            "E10036", f"[--dynamic_batch_size] has {len(found)} gears, more than the maximum {most}."
+            "E10036", f"[--dynamic_batch_size] has {len(sizes)} gears, more than the maximum {most}."
         )
-    if min(found) < 1:
+    if min(sizes) < 1:
         raise AtcError("E10038", "A gear of [--dynamic_batch_size] is not greater than 0.")
-    if len(set(found)) < len(found):
+    if len(set(sizes)) < len(sizes):
         raise AtcError("E10039", "[--dynamic_batch_size] has duplicate gears.")
-    return tuple(sorted(found))
+    return tuple(sorted(sizes))
 
 
 def _check_gears(options: Mapping[str, str]) -> None:
     exclusive = ("dynamic_batch_size", "dynamic_image_size", "dynamic_dims", "input_shape_range")
     if sum(bool(options.get(name)) for name in exclusive) > 1:
         raise AtcError("E10009", f"[{', '.join(f'--{name}' for name in exclusive)}] are mutually exclusive.")
-    given = shapes(options)
+    shapes_by_name = shapes(options)
     if options.get("dynamic_batch_size"):
-        if any(-1 in shape[1:] for shape in given.values()):
+        if any(-1 in shape[1:] for shape in shapes_by_name.values()):
             raise AtcError("E10018", "With [--dynamic_batch_size] only the first axis may be -1.")
-        if not any(shape[0] == -1 for shape in given.values()):
+        if not any(shape[0] == -1 for shape in shapes_by_name.values()):
             raise AtcError("E10031", "No input of [--input_shape] has a batch of -1.")
     gears(options)
     if options.get("dynamic_dims") and options.get("insert_op_conf"):

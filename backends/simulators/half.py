@@ -117,7 +117,7 @@ def _rounded(model: bytes) -> bytes:
         if weight.data_type == _FLOAT and weight.name not in sizes:
             values = rounded(onnx.numpy_helper.to_array(weight))
             weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    nodes = [made for node in graph.node for made in _with_rounding(node, types, sizes)]
+    nodes = [rounding for node in graph.node for rounding in _with_rounding(node, types, sizes)]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return bytes(proto.SerializeToString())
@@ -166,12 +166,12 @@ def _require_rounding() -> None:
         opset_imports=[opset],
         ir_version=8,
     )
-    given = np.array([40000, 1 + 1e-4, 2**-24], np.float32)
-    (found,) = _session(_rounded(model.SerializeToString()), plain=True).run(None, {"x": given})
-    if not np.array_equal(found, np.array([np.inf, 1, 2**-24], np.float32)):
+    probe = np.array([40000, 1 + 1e-4, 2**-24], np.float32)
+    (rounded,) = _session(_rounded(model.SerializeToString()), plain=True).run(None, {"x": probe})
+    if not np.array_equal(rounded, np.array([np.inf, 1, 2**-24], np.float32)):
         import onnxruntime
 
         raise ValueError(
-            f"onnxruntime {onnxruntime.__version__} does not round to float16 between operators ({found}): "
+            f"onnxruntime {onnxruntime.__version__} does not round to float16 between operators ({rounded}): "
             "use another release for the simulator"
         )

@@ -52,8 +52,8 @@ def program_of(path: str) -> Program:
     described = mind_ir_pb2.ModelProto.FromString(Path(path).read_bytes()).graph
 
     def run(batch: AnyArray) -> dict[str, AnyArray]:
-        found = graph(mindspore.Tensor(batch))
-        tensors = found if isinstance(found, tuple | list) else (found,)
+        result = graph(mindspore.Tensor(batch))
+        tensors = result if isinstance(result, tuple | list) else (result,)
         return {f"output{index}": tensor.asnumpy() for index, tensor in enumerate(tensors)}
 
     return Program(shape=tuple(described.input[0].tensor[0].dims), run=run)
@@ -175,7 +175,7 @@ class Model:
             raise TypeError("dims must be a list of lists")
         if len(inputs) != len(dims) or len(inputs[0].shape) != len(dims[0]):
             raise ValueError("inputs' size does not match dims' size")
-        self._inputs = [Tensor(item.name, list(row)) for item, row in zip(inputs, dims, strict=True)]
+        self._inputs = [Tensor(tensor.name, list(row)) for tensor, row in zip(inputs, dims, strict=True)]
 
     def predict(self, inputs: Any, outputs: Any = None) -> Any:
         """Run the model on the data of `inputs`."""
@@ -184,12 +184,12 @@ class Model:
         if not isinstance(inputs, list) or outputs is not None:
             raise TypeError("inputs must be a list of Tensor; outputs are not taken by the simulator")
         for name, array in self._program.run(self._rounded(inputs[0].get_data_to_numpy())).items():
-            made = self._rounded(array)
+            batch = self._rounded(array)
             tensor = self._outputs.get(name)
-            if tensor is None or tensor.shape != list(made.shape):
-                dtype = DataType[made.dtype.name.upper()]
-                tensor = self._outputs[name] = Tensor(name, list(made.shape), dtype, np.empty_like(made))
-            tensor.get_data_to_numpy()[...] = made
+            if tensor is None or tensor.shape != list(batch.shape):
+                dtype = DataType[batch.dtype.name.upper()]
+                tensor = self._outputs[name] = Tensor(name, list(batch.shape), dtype, np.empty_like(batch))
+            tensor.get_data_to_numpy()[...] = batch
         return list(self._outputs.values())
 
     def _rounded(self, array: AnyArray) -> AnyArray:
@@ -224,17 +224,17 @@ class _ModelOfRelease1(Model):
     def get_outputs(self) -> list[Any]:
         """The outputs, empty until `predict` has filled them."""
         if not self._outputs:
-            found = self._program.run(np.zeros(self._inputs[0].shape, np.float32)) if self._program else {}
+            results = self._program.run(np.zeros(self._inputs[0].shape, np.float32)) if self._program else {}
             self._outputs = {
                 name: _TensorOfRelease1(name, list(array.shape), DataType[array.dtype.name.upper()])
-                for name, array in found.items()
+                for name, array in results.items()
             }
         return list(self._outputs.values())
 
     def resize(self, inputs: Any, dims: Any) -> None:
         """Compile for inputs of other shapes."""
         super().resize(inputs, dims)
-        self._inputs = [_TensorOfRelease1(item.name, item.shape) for item in self._inputs]
+        self._inputs = [_TensorOfRelease1(tensor.name, tensor.shape) for tensor in self._inputs]
         self._outputs = {}
 
     def predict(self, inputs: Any, outputs: Any = None) -> Any:
@@ -242,9 +242,9 @@ class _ModelOfRelease1(Model):
         if not isinstance(outputs, list):
             raise TypeError(f"outputs must be list, but got {type(outputs)}.")
         assert self._program is not None  # noqa: S101 - there are no inputs without one
-        found = self._program.run(self._rounded(inputs[0].get_data_to_numpy()))
+        results = self._program.run(self._rounded(inputs[0].get_data_to_numpy()))
         for tensor in outputs:
-            tensor.memory = self._rounded(found[tensor.name])
+            tensor.memory = self._rounded(results[tensor.name])
 
 
 class _ContextOfRelease1:

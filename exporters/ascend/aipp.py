@@ -46,8 +46,8 @@ def configuration(steps: Sequence[Step], *, height: int, width: int) -> str:
     divisor = next(step.divisor for step in steps if isinstance(step, Scale))
     normalise = next((step for step in steps if isinstance(step, Normalise)), None)
     mean, std = ((0.0,) * 3, (1.0,) * 3) if normalise is None else (normalise.mean, normalise.std)
-    least = [item * divisor for item in mean]
-    factor = [1 / (item * divisor) for item in std]
+    least = [value * divisor for value in mean]
+    factor = [1 / (value * divisor) for value in std]
     if not all(0 <= value <= 255 for value in least):
         raise UsageError(
             f"--aipp: min_chn takes 0 to 255, this detector's means are {_listed(least)}; leave it out"

@@ -82,7 +82,7 @@ def arguments(request: OmRequest, source: TensorSpec, *, model: str, aipp: str |
     batch = batches[0] if len(batches) == 1 else -1
     sizes = ",".join(map(str, (batch, *source.shape[1:])))
     onnx = model.endswith(".onnx")
-    given = {
+    options = {
         "framework": "5" if onnx else "1",
         "model": model,
         "output": Path(model).stem,
@@ -95,7 +95,7 @@ def arguments(request: OmRequest, source: TensorSpec, *, model: str, aipp: str |
         "insert_op_conf": aipp,
         "log": "error",
     }
-    return tuple(f"--{option}={value}" for option, value in given.items() if value is not None)
+    return tuple(f"--{option}={value}" for option, value in options.items() if value is not None)
 
 
 def program(atc: str) -> tuple[str, ...]:
@@ -113,13 +113,13 @@ def program(atc: str) -> tuple[str, ...]:
     words = shlex.split(atc)
     if not words:
         raise UsageError("--atc: name a command, or leave it out")
-    found = shutil.which(words[0])
-    if found is None:
+    executable = shutil.which(words[0])
+    if executable is None:
         raise Unavailable(
             f"{words[0]}: not found; source set_env.sh of the CANN toolkit (compiling needs no NPU), or give --atc COMMAND; "
             "--atc simulated tries the way without CANN, for no hardware"
         )
-    return (os.path.abspath(found), *words[1:])  # noqa: PTH100 - a link to it stays a link
+    return (os.path.abspath(executable), *words[1:])  # noqa: PTH100 - a link to it stays a link
 
 
 def run(
@@ -155,13 +155,13 @@ def run(
         output = log.read()
     problem = _problem(status, output.decode(errors="replace"), timeout_s)
     # A graph with host-specific parts is called <name>_<os>_<arch>.om.
-    made = [path for path in sorted(folder.glob("*.om")) if path.stat().st_size]
-    if problem is None and len(made) != 1:
-        problem = f"it reports success and wrote {len(made)} .om files in place of one"
+    models = [path for path in sorted(folder.glob("*.om")) if path.stat().st_size]
+    if problem is None and len(models) != 1:
+        problem = f"it reports success and wrote {len(models)} .om files in place of one"
     if problem is not None:
         storage.write_bytes(failed_log, output)
         raise ExportError(f"atc: {problem}; its whole output: {failed_log}")
-    return made[0], output
+    return models[0], output
 
 
 def _problem(status: int | None, output: str, timeout_s: float) -> str | None:
@@ -179,16 +179,16 @@ def _problem(status: int | None, output: str, timeout_s: float) -> str | None:
 
 def explained(output: str) -> str:
     """The errors in `atc`'s output: the line of each code, what it means and what to do; errors before warnings."""
-    found: dict[str, str] = {}
+    first_lines: dict[str, str] = {}
     for line in output.splitlines():
         for code in _CODE.findall(line):
-            found.setdefault(code, line.strip())
-    if not found:
+            first_lines.setdefault(code, line.strip())
+    if not first_lines:
         return f"no error code in its output: {_SEE_LOG}"
     unknown = ("a code this exporter does not know", _SEE_LOG)
     internal = ("a kernel could not be compiled", f"{_SEE_LOG}; an operator may lack a form this SoC has")
     parts: list[str] = []
-    for code, line in sorted(found.items(), key=lambda item: item[0][0] != "E"):
+    for code, line in sorted(first_lines.items(), key=lambda entry: entry[0][0] != "E"):
         if code[0] == "W" and parts:
             break  # warnings explain nothing where there are errors
         meaning, advice = CODES.get(code, internal if code.startswith("EZ") else unknown)

@@ -73,18 +73,18 @@ class Fp16Report(msgspec.Struct, frozen=True, kw_only=True):
 
         rows = [
             {
-                "tensor": item.name,
-                "kind": item.kind,
-                "float16": item.verdict,
-                "min": f"{item.min:.4g}",
-                "max": f"{item.max:.4g}",
-                "smallest": "–" if item.smallest is None else f"{item.smallest:.2g}",
-                "over 65504": f"{item.overflow:.2%}",
-                "below 6.1e-5": f"{item.below_normal:.2%}",
+                "tensor": tensor.name,
+                "kind": tensor.kind,
+                "float16": tensor.verdict,
+                "min": f"{tensor.min:.4g}",
+                "max": f"{tensor.max:.4g}",
+                "smallest": "–" if tensor.smallest is None else f"{tensor.smallest:.2g}",
+                "over 65504": f"{tensor.overflow:.2%}",
+                "below 6.1e-5": f"{tensor.below_normal:.2%}",
             }
-            for item in self.tensors
+            for tensor in self.tensors
         ]
-        verdicts = [item.verdict for item in self.tensors]
+        verdicts = [tensor.verdict for tensor in self.tensors]
         title = (
             f"{self.artifact}: {self.variant} on {self.images} good images, {len(rows)} float tensors: "
             f"{verdicts.count('overflow')} overflow, {verdicts.count('loses digits')} lose digits below 2^-14"
@@ -144,13 +144,13 @@ def report(artifact: Artifact, category: Category, *, images: int, head_in_graph
     """
     variant = source(artifact, ("onnx",), head_in_graph=head_in_graph)
     model = onnx.load(str(artifact.model_file(variant)))
-    found = {name: _Extrema("weight") for name, _ in _constants(model)}
+    extrema_by_name = {name: _Extrema("weight") for name, _ in _constants(model)}
     for name, array in _constants(model):
-        found[name].add(array, name)
+        extrema_by_name[name].add(array, name)
     exposed = _expose(model)
-    found |= {name: _Extrema(kind) for name, kind in exposed.items()}
+    extrema_by_name |= {name: _Extrema(kind) for name, kind in exposed.items()}
     input_ = variant.input.name
-    found[input_] = _Extrema("input")
+    extrema_by_name[input_] = _Extrema("input")
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
@@ -158,11 +158,21 @@ def report(artifact: Artifact, category: Category, *, images: int, head_in_graph
     )
     samples = spread(category.train, images)
     for batch in batches(artifact, variant, samples):
-        found[input_].add(batch, input_)
+        extrema_by_name[input_].add(batch, input_)
         for name, array in zip(exposed, session.run(list(exposed), {input_: batch}), strict=True):
-            found[name].add(array, name)
-    ranges = [item for item in (extrema.range(name) for name, extrema in found.items()) if item is not None]
-    ranges.sort(key=lambda item: (-item.absmax if item.overflow else 0.0, -item.below_normal, -item.absmax))
+            extrema_by_name[name].add(array, name)
+    ranges = [
+        tensor_range
+        for tensor_range in (extrema.range(name) for name, extrema in extrema_by_name.items())
+        if tensor_range is not None
+    ]
+    ranges.sort(
+        key=lambda tensor_range: (
+            -tensor_range.absmax if tensor_range.overflow else 0.0,
+            -tensor_range.below_normal,
+            -tensor_range.absmax,
+        )
+    )
     return Fp16Report(
         artifact=str(artifact.path), variant=variant.id, images=len(samples), tensors=tuple(ranges)
     )
@@ -170,7 +180,7 @@ def report(artifact: Artifact, category: Category, *, images: int, head_in_graph
 
 def _constants(model: Any) -> Iterator[tuple[str, AnyArray]]:
     """Float initializers and constant nodes."""
-    tensors = [(item.name, item) for item in model.graph.initializer]
+    tensors = [(tensor.name, tensor) for tensor in model.graph.initializer]
     tensors += [
         (node.output[0], node.attribute[0].t)
         for node in model.graph.node

@@ -61,13 +61,13 @@ def dry_run(artifact: Artifact, request: OmRequest, *, head_in_graph: bool) -> s
         ArtifactError: no variant to compile.
         UsageError: the request does not fit the artifact or the toolkit.
     """
-    made = _plan(artifact, request, head_in_graph=head_in_graph)
+    plan = _plan(artifact, request, head_in_graph=head_in_graph)
     lines = [
-        f"# {artifact.path}: {made.source.model} → {made.id}, staged as {made.staged} (CANN {made.cann})"
+        f"# {artifact.path}: {plan.source.model} → {plan.id}, staged as {plan.staged} (CANN {plan.cann})"
     ]
-    lines.append(shlex.join((*made.program, *made.arguments)))
-    if made.aipp is not None:
-        lines += [f"# {_AIPP_FILE}", made.aipp.rstrip()]
+    lines.append(shlex.join((*plan.program, *plan.arguments)))
+    if plan.aipp is not None:
+        lines += [f"# {_AIPP_FILE}", plan.aipp.rstrip()]
     return "\n".join(lines)
 
 
@@ -87,33 +87,33 @@ def export(artifact: Artifact, *, head_in_graph: bool = False, om: OmRequest | N
             f"python -m harness export {shlex.quote(str(artifact.path))} --format om --soc Ascend310"
         )
     request = om
-    made = _plan(artifact, request, head_in_graph=head_in_graph)
+    plan = _plan(artifact, request, head_in_graph=head_in_graph)
     program = atc.program(request.atc)
     storage.require_writable(artifact.path)
-    failed_log = artifact.path / f"{made.id}.atc-failed.log"
+    failed_log = artifact.path / f"{plan.id}.atc-failed.log"
     with tempfile.TemporaryDirectory(prefix="atc-") as name:
         folder = Path(name)
         if not _PLAIN_PATH.fullmatch(name):
             raise UsageError(
                 f"{name}: atc refuses such paths; set TMPDIR to a folder of plain letters and digits"
             )
-        software = _stage(artifact, made, folder)
+        software = _stage(artifact, plan, folder)
         compiled, log = atc.run(
-            (*program, *made.arguments),
+            (*program, *plan.arguments),
             folder,
-            cann=made.cann,
+            cann=plan.cann,
             timeout_s=request.timeout_s,
             failed_log=failed_log,
         )
         with compiled.open("rb") as file:
             simulated = file.read(len(SIMULATED_OM)) == SIMULATED_OM
-        id_ = f"{made.id}-simulated" if simulated else made.id
+        id_ = f"{plan.id}-simulated" if simulated else plan.id
         model = artifact.path / f"{id_}.om"
         storage.write_bytes(artifact.path / f"{id_}.atc.log", log)
         files = {model.name: storage.sha256_of_file(compiled)}
-        if made.aipp is not None:
+        if plan.aipp is not None:
             configuration = artifact.path / f"{id_}.{_AIPP_FILE}"
-            storage.write_bytes(configuration, made.aipp.encode())
+            storage.write_bytes(configuration, plan.aipp.encode())
             files[configuration.name] = storage.sha256_of_file(configuration)
         with storage.replacing(model) as temporary:
             shutil.copyfile(compiled, temporary)
@@ -123,21 +123,21 @@ def export(artifact: Artifact, *, head_in_graph: bool = False, om: OmRequest | N
         id=id_,
         format="om",
         precision=request.precision_mode,
-        input=made.input,
-        input_stage=made.input_stage,
+        input=plan.input,
+        input_stage=plan.input_stage,
         outputs=tuple(
             msgspec.structs.replace(
                 output,
                 dtype=_OUTPUT_DTYPES[request.output_type],
-                shape=(made.input.shape[0], *output.shape[1:]),
+                shape=(plan.input.shape[0], *output.shape[1:]),
             )
-            for output in made.source.outputs
+            for output in plan.source.outputs
         ),
-        contains=made.contains,
+        contains=plan.contains,
         files=files,
         agreement={},
         software=software,
-        target=Target(soc=request.soc, cann=made.cann, options=options, simulated=simulated),
+        target=Target(soc=request.soc, cann=plan.cann, options=options, simulated=simulated),
         gears=request.batches,
     )
 
@@ -212,19 +212,19 @@ def _check(request: OmRequest) -> None:
         raise UsageError(f"--gears: {fewest} to {most} different batch sizes, ascending: 1,4,8")
 
 
-def _stage(artifact: Artifact, made: Plan, folder: Path) -> dict[str, str]:
+def _stage(artifact: Artifact, plan: Plan, folder: Path) -> dict[str, str]:
     """Put what `atc` reads into `folder`; gives the versions behind the model."""
-    file = artifact.model_file(made.source)
-    software = made.source.software | {
-        "cann": made.cann,
-        "source": made.source.id,
-        "source_sha256": made.source.files[made.source.model],
+    file = artifact.model_file(plan.source)
+    software = plan.source.software | {
+        "cann": plan.cann,
+        "source": plan.source.id,
+        "source_sha256": plan.source.files[plan.source.model],
     }
-    if made.aipp is not None:
-        (folder / _AIPP_FILE).write_text(made.aipp, encoding="utf-8")
-    if made.source.format != "onnx":
-        shutil.copyfile(file, folder / made.staged)
+    if plan.aipp is not None:
+        (folder / _AIPP_FILE).write_text(plan.aipp, encoding="utf-8")
+    if plan.source.format != "onnx":
+        shutil.copyfile(file, folder / plan.staged)
         return software
     from exporters import opset  # onnx is not needed for AIR
 
-    return software | {"opset": str(opset.stage(file, folder / made.staged, made.cann))}
+    return software | {"opset": str(opset.stage(file, folder / plan.staged, plan.cann))}

@@ -121,9 +121,9 @@ def _features(backbone: nn.Cell, images: Images) -> Float32:
     done = 0
     for batch, real in images.batches():
         layers = [layer.asnumpy()[:real].reshape(real, -1) for layer in backbone(ms.Tensor(batch))]
-        found = np.concatenate(layers, axis=1)
+        features = np.concatenate(layers, axis=1)
         if done == 0:
-            rows = np.empty((len(images), found.shape[1]), np.float32)
-        rows[done : done + real] = found
+            rows = np.empty((len(images), features.shape[1]), np.float32)
+        rows[done : done + real] = features
         done += real
     return rows

@@ -50,8 +50,8 @@ class GaussianAccumulator:
         """
         if self._held:
             self._fold()
-        given, self._rows, self._buffer = self._rows, [], []
-        return given
+        rows, self._rows, self._buffer = self._rows, [], []
+        return rows
 
     def _fold(self) -> None:
         total = self.count + self._held

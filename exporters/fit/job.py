@@ -238,7 +238,7 @@ def _weights(request: FitRequest) -> tuple[Weights, dict[str, Float32]]:
 
 
 def _request_digest(request: FitRequest, source: Weights, steps: tuple[Step, ...], fingerprint: str) -> str:
-    asked = {
+    fields = {
         "detector": request.detector,
         "backbone": request.backbone,
         "category": request.category.name,
@@ -257,7 +257,7 @@ def _request_digest(request: FitRequest, source: Weights, steps: tuple[Step, ...
         "harness": __version__,
         "code": _code_digest(request),
     }
-    return storage.sha256_of_json(asked)
+    return storage.sha256_of_json(fields)
 
 
 def _code_digest(request: FitRequest) -> str:
@@ -276,13 +276,13 @@ def _earlier(request: FitRequest, digest: str) -> Artifact | None:
         return None
     if not (request.out / artifact.MANIFEST).is_file():
         raise ArtifactError(f"{request.out} exists and is not an artifact; choose another --out")
-    found = artifact.read(request.out)
-    if found.manifest.request_sha256 != digest:
+    earlier = artifact.read(request.out)
+    if earlier.manifest.request_sha256 != digest:
         raise ArtifactError(
             f"{request.out} was fitted from another request (images, weights, settings, seed or version differ); "
             "--force replaces it, another --out keeps both"
         )
-    return found
+    return earlier
 
 
 def _thresholds(learnt: Learnt, images: Images) -> Thresholds:
@@ -310,16 +310,16 @@ def _write(out: Path, manifest: Manifest, learnt: Learnt, images: Images) -> Art
     """Build the folder beside its place, then move it there: a killed fit leaves no half an artifact."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        made = Path(folder) / "made"
-        made.mkdir()
-        artifact.write_arrays(made / artifact.STATE, learnt.state)
-        artifact.write_arrays(made / artifact.NET, learnt.net)
+        new = Path(folder) / "made"
+        new.mkdir()
+        artifact.write_arrays(new / artifact.STATE, learnt.state)
+        artifact.write_arrays(new / artifact.NET, learnt.net)
         if learnt.training is not None:
-            training_log.write(made, learnt.training)
+            training_log.write(new, learnt.training)
         if registry.detector_plugin(manifest.detector) is not None:
-            manifest = plugin.with_variant(made, manifest, learnt, images)
-        artifact.write_manifest(made, manifest)
+            manifest = plugin.with_variant(new, manifest, learnt, images)
+        artifact.write_manifest(new, manifest)
         if out.exists():
             shutil.move(out, Path(folder) / "replaced")
-        made.replace(out)
+        new.replace(out)
     return artifact.read(out)

@@ -160,9 +160,11 @@ def _without_repeats(rows: Float32) -> Float32:
 def _supports(bank: Float32, count: int, category: str) -> NDArray[np.int32]:
     """The rows (M, b) of each row's `count` nearest in the bank, itself among them."""
     neighbours = Neighbours(bank, threads=machine.usable_cores())
-    found = np.empty((len(bank), min(count, len(bank))), np.int32)
+    supports = np.empty((len(bank), min(count, len(bank))), np.int32)
     with progress(f"neighbours {category}", len(bank), unit="patches") as advance:
         for first in range(0, len(bank), BLOCK):
-            found[first : first + BLOCK] = neighbours.search(bank[first : first + BLOCK], found.shape[1])[1]
-            advance(len(found[first : first + BLOCK]))
-    return found
+            supports[first : first + BLOCK] = neighbours.search(
+                bank[first : first + BLOCK], supports.shape[1]
+            )[1]
+            advance(len(supports[first : first + BLOCK]))
+    return supports

@@ -164,8 +164,8 @@ def load(net: nn.Cell, weights: Mapping[str, AnyArray], *, prefix: str = "backbo
         name = f"{stem}.{_PARAMETER_SUFFIX.get(last, last)}"
         array = unused.pop(name, None)
         if array is None or tuple(parameter.shape) != array.shape:
-            found = "missing" if array is None else f"of shape {array.shape}"
-            raise WeightsError(f"parameter {name} of shape {tuple(parameter.shape)} is {found}")
+            problem = "missing" if array is None else f"of shape {array.shape}"
+            raise WeightsError(f"parameter {name} of shape {tuple(parameter.shape)} is {problem}")
         parameter.set_data(ms.Tensor(np.ascontiguousarray(array, np.float32)))
     if unused:
         raise WeightsError(f"no parameter of the network takes {', '.join(sorted(unused)[:10])}")

@@ -97,8 +97,8 @@ class SsimAeNet(nn.Cell):
         super().__init__(auto_prefix=False)
         channels, latent = arrays["encoder1.weight"].shape[1], arrays["decoder1.weight"].shape[0]
         chain: OrderedDict[str, nn.Cell] = OrderedDict()
-        *_, last = made = layers(channels, window, latent)
-        for layer in made:
+        *_, last = stack = layers(channels, window, latent)
+        for layer in stack:
             weight, bias = (arrays[f"{layer.name}.{part}"] for part in ("weight", "bias"))
             replace = exportable and layer.transposed
             chain[layer.name] = (_replacement if replace else _convolution)(layer, weight, bias)

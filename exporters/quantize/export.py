@@ -26,7 +26,9 @@ try:
     import onnx.shape_inference
     import onnxruntime
 except ImportError as _error:
-    raise MissingExtra("onnx and onnxruntime", "mindspore,ort", needed_for="Lowering a precision") from _error
+    raise MissingExtra(
+        "onnx and onnxruntime", "mindspore,ort", needed_for="Reducing the precision"
+    ) from _error
 
 
 def export(
@@ -51,9 +53,9 @@ def export(
     id_ = identifier(made_from, request)
     target = artifact.path / f"{id_}.onnx"
     try:
-        made = _lowered(model, request, keep, rows)
+        reduced = _lowered(model, request, keep, rows)
         with storage.replacing(target) as temporary:
-            onnx.save(_checked(made, model), str(temporary))
+            onnx.save(_checked(reduced, model), str(temporary))
             agreement = _agreement(file, temporary, rows)
     except ExportError as error:
         raise ExportError(f"{where}, {request.precision}: {error}") from error
@@ -71,7 +73,7 @@ def export(
         | {
             "onnxruntime": onnxruntime.__version__,
             "onnx": onnx.__version__,
-            "opset": str(opset_of(made)),
+            "opset": str(opset_of(reduced)),
         },
         lowered=Lowered(
             source=made_from.id,
@@ -140,27 +142,27 @@ def _lowered(
     model: onnx.ModelProto, request: PrecisionRequest, keep: AbstractSet[str], rows: Sequence[AnyArray]
 ) -> onnx.ModelProto:
     if request.precision == "fp16":
-        made = float16.float16_from_float32(model, keep)
-        float16.require_no_overflow(made, rows)
-        return made
+        reduced = float16.float16_from_float32(model, keep)
+        float16.require_no_overflow(reduced, rows)
+        return reduced
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
         return int8.int8_from_float32(
             model, iter(rows), calibration=request.calibration, keep=keep, folder=Path(folder)
         )
 
 
-def _checked(made: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
+def _checked(reduced: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
     """Valid, and with the inputs, outputs and description of `model`."""
-    ports = [(*item.graph.input, *item.graph.output) for item in (made, model)]
-    if [item.name for item in ports[0]] != [item.name for item in ports[1]]:
+    ports = [(*value.graph.input, *value.graph.output) for value in (reduced, model)]
+    if [value.name for value in ports[0]] != [value.name for value in ports[1]]:
         raise ExportError("the converted graph has other inputs or outputs")
-    del made.metadata_props[:]
-    made.metadata_props.extend(model.metadata_props)
+    del reduced.metadata_props[:]
+    reduced.metadata_props.extend(model.metadata_props)
     try:
-        onnx.checker.check_model(made, full_check=True)
+        onnx.checker.check_model(reduced, full_check=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise ExportError(f"the converted graph is invalid: {error}") from error
-    return made
+    return reduced
 
 
 def _agreement(reference: Path, lowered: Path, rows: Sequence[AnyArray]) -> dict[str, float]:
@@ -173,7 +175,7 @@ def _agreement(reference: Path, lowered: Path, rows: Sequence[AnyArray]) -> dict
         onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         for path in (reference, lowered)
     )
-    names = [item.name for item in first.get_outputs()]
+    names = [output.name for output in first.get_outputs()]
     source = first.get_inputs()[0].name
     apart, largest = np.zeros(len(names)), np.full(len(names), np.finfo(np.float32).tiny, np.float64)
     for batch in rows:

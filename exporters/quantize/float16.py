@@ -22,7 +22,9 @@ try:
     import onnxruntime
     from onnxruntime.transformers.float16 import convert_float_to_float16
 except ImportError as _error:
-    raise MissingExtra("onnx and onnxruntime", "mindspore,ort", needed_for="Lowering a precision") from _error
+    raise MissingExtra(
+        "onnx and onnxruntime", "mindspore,ort", needed_for="Reducing the precision"
+    ) from _error
 
 LARGEST = float(np.finfo(np.float16).max)
 """65504."""
@@ -37,21 +39,23 @@ def float16_from_float32(model: onnx.ModelProto, keep: Iterable[str]) -> onnx.Mo
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    made: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, node_block_list=sorted(keep))
-    _require_weights(model, made)
-    _sort(made.graph)
-    _join_casts(made.graph)
-    return made
+    converted: onnx.ModelProto = convert_float_to_float16(
+        copy, keep_io_types=True, node_block_list=sorted(keep)
+    )
+    _require_weights(model, converted)
+    _sort(converted.graph)
+    _join_casts(converted.graph)
+    return converted
 
 
-def require_no_overflow(made: onnx.ModelProto, batches: Iterable[AnyArray]) -> None:
+def require_no_overflow(converted: onnx.ModelProto, batches: Iterable[AnyArray]) -> None:
     """Run `made` with every tensor in float16 exposed, and refuse it where one of them is infinite or NaN.
 
     Raises:
         ExportError: names the tensor, the nodes around it, and how to keep them in float32; or nothing is in float16.
     """
     model = onnx.ModelProto()
-    model.CopyFrom(made)
+    model.CopyFrom(converted)
     exposed = _exposed(model)
     if not exposed:
         raise ExportError("nothing was lowered: every node was kept in float32; keep fewer")
@@ -64,13 +68,13 @@ def require_no_overflow(made: onnx.ModelProto, batches: Iterable[AnyArray]) -> N
     for batch in batches:
         for name, array in zip(exposed, session.run(exposed, {source: batch}), strict=True):
             if not np.isfinite(array).all():
-                raise ExportError(_overflow(made, name))
+                raise ExportError(_overflow(converted, name))
 
 
 def _exposed(model: onnx.ModelProto) -> list[str]:
     """Make every tensor in float16 an output; gives their names in the graph's order."""
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-    halves = {item.name: item for item in inferred.graph.value_info if _is_half(item)}
+    halves = {value.name: value for value in inferred.graph.value_info if _is_half(value)}
     names = [name for node in model.graph.node for name in node.output if name in halves]
     model.graph.output.extend(halves[name] for name in names)
     return names
@@ -80,22 +84,22 @@ def _is_half(value: Any) -> bool:
     return bool(value.type.tensor_type.elem_type == _FLOAT16)
 
 
-def _overflow(made: onnx.ModelProto, name: str) -> str:
+def _overflow(converted: onnx.ModelProto, name: str) -> str:
     """What to say of a tensor that float16 cannot hold."""
-    makers = [node for node in made.graph.node if name in node.output]
+    makers = [node for node in converted.graph.node if name in node.output]
     if makers and makers[0].op_type == "Cast":  # it rounds what the node before it computes
-        makers = [node for node in made.graph.node if makers[0].input[0] in node.output] or makers
-    readers = [node for node in made.graph.node if name in node.input]
+        makers = [node for node in converted.graph.node if makers[0].input[0] in node.output] or makers
+    readers = [node for node in converted.graph.node if name in node.input]
     around = [node.name for node in (*makers, *readers) if node.op_type != "Cast"]
-    options = " ".join(f"--keep-float {item}" for item in dict.fromkeys(around))
+    options = " ".join(f"--keep-float {node_name}" for node_name in dict.fromkeys(around))
     return (
         f"tensor {name!r} is infinite or NaN in float16 on a good image: it goes beyond 65504; not kept: leave the nodes that make "
         f"and read it in float32: {options}; export --fp16-report lists all such tensors"
     )
 
 
-def _require_weights(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
-    halved = {name for name, tensor in _constants(made) if tensor.data_type == _FLOAT16}
+def _require_weights(model: onnx.ModelProto, converted: onnx.ModelProto) -> None:
+    halved = {name for name, tensor in _constants(converted) if tensor.data_type == _FLOAT16}
     for name, tensor in _constants(model):
         if name in halved and np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0) > LARGEST:
             readers = " ".join(f"--keep-float {node.name}" for node in model.graph.node if name in node.input)
@@ -106,10 +110,10 @@ def _require_weights(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
 
 def _constants(model: onnx.ModelProto) -> Iterator[tuple[str, Any]]:
     """Initializers and constant nodes, by the name of their tensor."""
-    yield from ((item.name, item) for item in model.graph.initializer)
+    yield from ((entry.name, entry) for entry in model.graph.initializer)
     for node in model.graph.node:
         if node.op_type == "Constant":
-            yield from ((node.output[0], item.t) for item in node.attribute if item.HasField("t"))
+            yield from ((node.output[0], entry.t) for entry in node.attribute if entry.HasField("t"))
 
 
 def _sort(graph: onnx.GraphProto) -> None:
@@ -121,7 +125,7 @@ def _sort(graph: onnx.GraphProto) -> None:
         while waiting:
             node = waiting[-1]
             before = [made_by[name] for name in node.input if name in made_by]
-            before = [item for item in before if item.output[0] not in ordered]
+            before = [waiting for waiting in before if waiting.output[0] not in ordered]
             if not before:
                 ordered[waiting.pop().output[0]] = node
             waiting += before
@@ -137,10 +141,12 @@ def _join_casts(graph: onnx.GraphProto) -> None:
         before = made_by.get(node.input[0]) if _casts_to(node, _FLOAT) else None
         if before is not None and _casts_to(before, _FLOAT16):
             node.input[0] = before.input[0]
-    read = {name for node in graph.node for name in node.input} | {item.name for item in graph.output}
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for node in [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in read]:
         graph.node.remove(node)
 
 
 def _casts_to(node: Any, kind: int) -> bool:
-    return node.op_type == "Cast" and any(item.name == "to" and item.i == kind for item in node.attribute)
+    return node.op_type == "Cast" and any(
+        attribute.name == "to" and attribute.i == kind for attribute in node.attribute
+    )

@@ -16,7 +16,7 @@ try:
     import onnx
     import onnx.numpy_helper
 except ImportError as _error:
-    raise MissingExtra("onnx", "mindspore", needed_for="Lowering a precision") from _error
+    raise MissingExtra("onnx", "mindspore", needed_for="Reducing the precision") from _error
 
 _NET = "net."
 """What the parameters of a network begin with where its graph also holds the head (`harness.registry.NETS_WITH_HEAD`)."""
@@ -34,8 +34,8 @@ def require_float32(model: onnx.ModelProto, where: str) -> None:
     if quantised:
         raise ArtifactError(f"{where}: already quantised ({', '.join(quantised)}); export ONNX again")
     ports = [*model.graph.input, *model.graph.output]
-    types = {item.name: item.type.tensor_type.elem_type for item in ports}
-    types |= {item.name: item.data_type for item in model.graph.initializer if item.data_type in _FLOATS}
+    types = {entry.name: entry.type.tensor_type.elem_type for entry in ports}
+    types |= {entry.name: entry.data_type for entry in model.graph.initializer if entry.data_type in _FLOATS}
     types |= {
         node.output[0]: attribute.i
         for node in model.graph.node
@@ -58,10 +58,10 @@ def fold_batch_norms(model: onnx.ModelProto) -> None:
     training of neural networks for efficient integer-arithmetic-only inference", section 3.2.
     """
     graph = model.graph
-    constants = {item.name: item for item in graph.initializer}
+    constants = {entry.name: entry for entry in graph.initializer}
     made_by = {name: node for node in graph.node for name in node.output}
     read = Counter(name for node in graph.node for name in node.input)
-    read.update(item.name for item in graph.output)
+    read.update(entry.name for entry in graph.output)
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
         conv = made_by.get(norm.input[0])
         if conv is None or conv.op_type != "Conv" or read[norm.input[0]] > 1 or len(norm.output) > 1:
@@ -69,7 +69,7 @@ def fold_batch_norms(model: onnx.ModelProto) -> None:
         if not {*conv.input[1:], *norm.input[1:]} <= set(constants):
             continue
         gamma, beta, mean, variance = (_float64(constants[name]) for name in norm.input[1:])
-        epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
+        epsilon = next((entry.f for entry in norm.attribute if entry.name == "epsilon"), 1e-5)
         scale = gamma / np.sqrt(variance + epsilon)
         weight = _float64(constants[conv.input[1]])
         bias = _float64(constants[conv.input[2]]) if len(conv.input) > 2 else np.zeros_like(mean)
@@ -83,8 +83,8 @@ def fold_batch_norms(model: onnx.ModelProto) -> None:
         conv.output[0] = norm.output[0]
         graph.node.remove(norm)
     still_read = {name for node in graph.node for name in node.input}
-    for item in [item for item in graph.initializer if item.name not in still_read]:
-        graph.initializer.remove(item)
+    for entry in [entry for entry in graph.initializer if entry.name not in still_read]:
+        graph.initializer.remove(entry)
 
 
 def _float64(tensor: Any) -> Any:
@@ -109,7 +109,7 @@ def groups(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
     `first` and `last` of the nodes with weights; `tail`, the nodes after all of those, which make the outputs; and the layers:
     nodes whose weights begin alike, `backbone.layer1`. A layer of one node, or of all, is none.
     """
-    weights = {item.name for item in model.graph.initializer if len(item.dims) > 1}
+    weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 1}
     weighted = {
         node.name: next(name for name in node.input if name in weights)
         for node in model.graph.node
@@ -119,14 +119,16 @@ def groups(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
         return {}
     nodes = {node.name: node for node in model.graph.node}
     names = list(weighted)
-    found: dict[str, tuple[str, ...]] = {"first": (names[0],), "last": (names[-1],)}
+    group_nodes: dict[str, tuple[str, ...]] = {"first": (names[0],), "last": (names[-1],)}
     tail = _after(model, [nodes[name] for name in names])
-    found |= {"tail": tuple(name for name in nodes if name in tail)} if tail else {}
+    group_nodes |= {"tail": tuple(name for name in nodes if name in tail)} if tail else {}
     layers: dict[str, list[str]] = {}
     for name, weight in weighted.items():
         layers.setdefault(".".join(weight.split(".")[:2]), []).append(name)
-    found |= {layer: tuple(of) for layer, of in layers.items() if 1 < len(of) < len(names)}
-    return found
+    group_nodes |= {
+        layer: tuple(members) for layer, members in layers.items() if 1 < len(members) < len(names)
+    }
+    return group_nodes
 
 
 def _after(model: onnx.ModelProto, nodes: Iterable[Any]) -> frozenset[str]:
@@ -142,26 +144,26 @@ def _after(model: onnx.ModelProto, nodes: Iterable[Any]) -> frozenset[str]:
     return frozenset(node.name for node in model.graph.node if node.name not in before)
 
 
-def named_nodes(model: onnx.ModelProto, asked: Iterable[str], where: str) -> frozenset[str]:
+def named_nodes(model: onnx.ModelProto, selectors: Iterable[str], where: str) -> frozenset[str]:
     """Names of the nodes that are called, or are of the operator type, that was asked for.
 
     Raises:
         UsageError: the graph has neither.
     """
-    found: set[str] = set()
-    for item in asked:
-        fitting = [node.name for node in model.graph.node if item in (node.name, node.op_type)]
+    selected: set[str] = set()
+    for selector in selectors:
+        fitting = [node.name for node in model.graph.node if selector in (node.name, node.op_type)]
         if not fitting:
             operators = sorted({node.op_type for node in model.graph.node})
             names = [*operators, *(node.name for node in model.graph.node)]
-            near = difflib.get_close_matches(item, names, n=1)
+            near = difflib.get_close_matches(selector, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(
-                f"--keep-float {item}: {where} has no such node and no such operator once its batch normalisations are folded "
+                f"--keep-float {selector}: {where} has no such node and no such operator once its batch normalisations are folded "
                 f"into the convolutions{hint} (operators: {', '.join(operators)})"
             )
-        found.update(fitting)
-    return frozenset(found)
+        selected.update(fitting)
+    return frozenset(selected)
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

@@ -23,7 +23,9 @@ try:
     import onnx
     import onnxruntime.quantization as ort_quantization
 except ImportError as _error:
-    raise MissingExtra("onnx and onnxruntime", "mindspore,ort", needed_for="Lowering a precision") from _error
+    raise MissingExtra(
+        "onnx and onnxruntime", "mindspore,ort", needed_for="Reducing the precision"
+    ) from _error
 
 OPSET = 13
 """The first whose QuantizeLinear takes a scale per channel."""
@@ -79,10 +81,10 @@ def int8_from_float32(
             )
     finally:
         logging.getLogger().removeFilter(_is_no_advice)
-    made = onnx.load(str(target))
-    if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
+    quantised = onnx.load(str(target))
+    if not any(node.op_type == "QuantizeLinear" for node in quantised.graph.node):
         raise ExportError("nothing was quantised: every node that could be was kept in float32; keep fewer")
-    return made
+    return quantised
 
 
 def _is_no_advice(line: logging.LogRecord) -> bool:

@@ -124,8 +124,8 @@ def read_start(path: Path) -> tuple[Mapping[str, AnyArray], Mapping[str, AnyArra
     metadata, arrays = _open(path)
     if _KEY not in metadata:
         return arrays, {}
-    found = _checkpoint(path, metadata[_KEY], arrays)
-    return found.parameters, found.optimiser
+    checkpoint = _checkpoint(path, metadata[_KEY], arrays)
+    return checkpoint.parameters, checkpoint.optimiser
 
 
 def _open(path: Path) -> tuple[dict[str, str], dict[str, AnyArray]]:

@@ -28,8 +28,8 @@ class _AddScaled(nn.Cell):
         return added
 
 
-def _add_scaled(weight: ms.Tensor, total: ms.Tensor, item: ms.Tensor) -> ms.Tensor:
-    return total + item * weight
+def _add_scaled(weight: ms.Tensor, total: ms.Tensor, addend: ms.Tensor) -> ms.Tensor:
+    return total + addend * weight
 
 
 class BatchGradient:
@@ -53,11 +53,11 @@ class BatchGradient:
 
     def __call__(self, batch: Float32, *, summed: bool) -> tuple[float, Tensors]:
         """The mean loss over the rows of `batch`, and its gradient; `summed`: the gradient of the sum over the rows."""
-        found = self._mean(batch)
-        gradients = found[1:]
+        gradient = self._mean(batch)
+        gradients = gradient[1:]
         if summed:
             gradients = self._add_scaled(self._zeros()[1:], gradients, _scalar(len(batch)))
-        return float(found[0].asnumpy()), gradients
+        return float(gradient[0].asnumpy()), gradients
 
     def _mean(self, batch: Float32) -> Tensors:
         own = np.array_split(batch, self._group.size)[self._group.rank]

@@ -30,14 +30,16 @@ def take_over(path: Path, trained: nn.Cell, optimiser: nn.Optimizer) -> Start:
         CheckpointError: the file is damaged, or its parameters are not those of `trained` by name and shape.
     """
     parameters, state = checkpoint.read_start(path)
-    wanted = {item.name: item for item in trained.get_parameters()}
+    wanted = {parameter.name: parameter for parameter in trained.get_parameters()}
     stored = {name if name in parameters else torchvision_name(name): name for name in wanted}
     parts = {name.partition(".")[0] for name in stored}
-    found = {
+    matching = {
         stored.get(name, name): array for name, array in parameters.items() if name.partition(".")[0] in parts
     }
-    assign_all(wanted, found, f"{path}: not of this network")
-    own = {name: item for name, item in state_of(optimiser).items() if not name.startswith(_SETTINGS)}
+    assign_all(wanted, matching, f"{path}: not of this network")
+    own = {
+        name: parameter for name, parameter in state_of(optimiser).items() if not name.startswith(_SETTINGS)
+    }
     taken = {name: array for name, array in state.items() if not name.startswith(_SETTINGS)}
     fits = bool(taken) and _misfits(own, taken) == []
     if fits:
@@ -52,13 +54,15 @@ def take_over(path: Path, trained: nn.Cell, optimiser: nn.Optimizer) -> Start:
 
 def state_of(optimiser: nn.Optimizer) -> Parameters:
     """What an optimiser holds beside the parameters it changes."""
-    changed = {id(item) for item in optimiser.parameters}
-    return {item.name: item for item in optimiser.get_parameters() if id(item) not in changed}
+    changed = {id(parameter) for parameter in optimiser.parameters}
+    return {
+        parameter.name: parameter for parameter in optimiser.get_parameters() if id(parameter) not in changed
+    }
 
 
 def assign(cell: nn.Cell, arrays: Mapping[str, AnyArray]) -> None:
     """Give all parameters of `cell` new values."""
-    assign_all({item.name: item for item in cell.get_parameters()}, arrays)
+    assign_all({parameter.name: parameter for parameter in cell.get_parameters()}, arrays)
 
 
 def assign_all(

@@ -18,12 +18,12 @@ def stop_asked(group: Group) -> Iterator[Callable[[], bool]]:
     Ctrl-C in the middle of a graph reaches Python as SIGTERM, and the graph's results are as if there had been none.
     Workers in a group are ended by their launcher: one that stopped on its own would leave the others waiting.
     """
-    asked: list[int] = []
+    signals: list[int] = []
 
     def ask(number: int, _: object) -> None:
-        if asked:
+        if signals:
             raise KeyboardInterrupt
-        asked.append(number)
+        signals.append(number)
         os.write(
             2, b"\nstopping after this step; Ctrl-C again stops at once\n"
         )  # `print` is not for handlers
@@ -33,7 +33,7 @@ def stop_asked(group: Group) -> Iterator[Callable[[], bool]]:
         return
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(signals)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -106,7 +106,7 @@ class _Training:
         left = self.settings.epochs * self.task.steps - len(self.losses)
         label = f"train {self.request.detector} {self.request.category.name}"
         self.task.loss.set_train(mode=True)
-        with stop_asked(self.group) as asked, progress(label, left, unit="steps") as advance:
+        with stop_asked(self.group) as stop_requested, progress(label, left, unit="steps") as advance:
             while not self.finished:
                 if len(self.losses) == (len(self.unseen_losses) + 1) * self.task.steps:
                     self._end_epoch()
@@ -114,7 +114,7 @@ class _Training:
                 else:
                     self._step()
                     advance(1, self._note())
-                if asked():
+                if stop_requested():
                     if not self.finished:
                         self._save()
                     raise Interrupted(f"training interrupted {self._where()} and kept; {CONTINUES}")
@@ -137,7 +137,7 @@ class _Training:
             seconds=self.seconds,
             epochs=len(self.unseen_losses),
             kept_epoch=1 + (self._best_epoch() if self.settings.early_stop else len(self.unseen_losses) - 1),
-            parameters=int(sum(np.prod(item.shape) for item in self.task.optimiser.parameters)),
+            parameters=int(sum(np.prod(parameter.shape) for parameter in self.task.optimiser.parameters)),
             checkpoint_bytes=self.path.stat().st_size if self.path.exists() else 0,  # rank 0 alone writes it
             batch_size=self.settings.batch_size,
             micro_batch=self.settings.micro_batch,
@@ -192,16 +192,19 @@ class _Training:
 
     def _save(self) -> None:
         parameters = _arrays(self.task.trained)
-        state = {name: item.asnumpy() for name, item in initialisation.state_of(self.task.optimiser).items()}
+        state = {
+            name: parameter.asnumpy()
+            for name, parameter in initialisation.state_of(self.task.optimiser).items()
+        }
         if not all(np.isfinite(array).all() for array in (*parameters.values(), *state.values())):
             raise TrainingError(self._diverged("a parameter is no longer finite", len(self.losses) - 1))
         if self.group.size > 1:
-            trainable = {item.name for item in self.task.optimiser.parameters}
+            trainable = {parameter.name for parameter in self.task.optimiser.parameters}
             self.group.require_equal({name: parameters[name] for name in sorted(trainable)})
         self.seconds += time.perf_counter() - self.since
         self.since = time.perf_counter()
         if self.group.rank == 0:
-            made = Checkpoint(
+            checkpoint_now = Checkpoint(
                 request=self.request.digest,
                 finished=self.finished,
                 seconds=self.seconds,
@@ -213,19 +216,19 @@ class _Training:
                 unseen_losses=tuple(self.unseen_losses),
                 step_ms=tuple(self.step_ms),
             )
-            checkpoint.write(self.path, made)
+            checkpoint.write(self.path, checkpoint_now)
 
-    def _restore(self, found: Checkpoint) -> None:
-        if found.request != self.request.digest:
+    def _restore(self, saved: Checkpoint) -> None:
+        if saved.request != self.request.digest:
             raise CheckpointError(
                 f"{self.path} is of another request (images, weights, settings, seed or version differ): --force "
                 "starts over, another --out keeps it, --init-from starts from its parameters"
             )
-        initialisation.assign(self.task.trained, found.parameters)
-        initialisation.assign_all(initialisation.state_of(self.task.optimiser), found.optimiser)
-        self.losses, self.unseen_losses = list(found.losses), list(found.unseen_losses)
-        self.step_ms, self.best = list(found.step_ms), found.best
-        self.finished, self.seconds, self.start = found.finished, found.seconds, found.start
+        initialisation.assign(self.task.trained, saved.parameters)
+        initialisation.assign_all(initialisation.state_of(self.task.optimiser), saved.optimiser)
+        self.losses, self.unseen_losses = list(saved.losses), list(saved.unseen_losses)
+        self.step_ms, self.best = list(saved.step_ms), saved.best
+        self.finished, self.seconds, self.start = saved.finished, saved.seconds, saved.start
 
     def _where(self) -> str:
         epoch, step = divmod(len(self.losses), self.task.steps)
@@ -245,7 +248,7 @@ class _Training:
 
 
 def _arrays(cell: nn.Cell) -> dict[str, AnyArray]:
-    return {item.name: item.asnumpy().copy() for item in cell.get_parameters()}
+    return {parameter.name: parameter.asnumpy().copy() for parameter in cell.get_parameters()}
 
 
 def _for_precision(loss: nn.Cell, precision: str) -> nn.Cell:

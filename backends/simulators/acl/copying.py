@@ -135,7 +135,7 @@ class Copying:
                 raise HardwareWouldCrash(f"copy of kind {kind} on the SoC, where all memory is the device's")
             return to, what
         direction = _DIRECTIONS[kind]
-        found = tuple(_HOST if view.device is None else _DEVICE for view in (what, to))
-        if direction not in (None, found):
-            raise HardwareWouldCrash(f"copy of kind {kind} from {found[0]} to {found[1]} memory")
+        places = tuple(_HOST if view.device is None else _DEVICE for view in (what, to))
+        if direction not in (None, places):
+            raise HardwareWouldCrash(f"copy of kind {kind} from {places[0]} to {places[1]} memory")
         return to, what

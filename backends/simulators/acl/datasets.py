@@ -151,17 +151,17 @@ class Datasets:
         model = self._models.find_here(model_id)
         if model.running:
             raise Refused(107005, "the model runs already")
-        given, wanted = (self._state.datasets.get(dataset) for dataset in (inputs, outputs))
+        supplied, wanted = (self._state.datasets.get(dataset) for dataset in (inputs, outputs))
         job = _Job(
             model_id=model_id,
             model=model,
-            gear=given.gear,
-            inputs=self._checked(model, model.inputs, given, "input"),
+            gear=supplied.gear,
+            inputs=self._checked(model, model.inputs, supplied, "input"),
             outputs=self._checked(model, model.header.outputs, wanted, "output"),
         )
         if not all(buffer.address for buffer in job.inputs):
             raise Refused(145000, "an input buffer has no memory")
-        if model.gear != given.gear:
+        if model.gear != supplied.gear:
             raise HardwareWouldCrash(
                 "the gear was last set with another input dataset, or for another model: set it for this run"
             )

@@ -143,7 +143,7 @@ class Simulator:
         message = f"{refused} [acl.{name}, code {refused.code}]"
         if self.board.cann == "8.0":
             now = time.strftime("%Y-%m-%d-%H:%M:%S.000.000")
-            told = f"[PID: {os.getpid()}] {now} {refused.title}({refused.error}): {message}"
+            line = f"[PID: {os.getpid()}] {now} {refused.title}({refused.error}): {message}"
         else:
-            told = f"{refused.error}: {message}"
-        self._thread.messages.append(told)
+            line = f"{refused.error}: {message}"
+        self._thread.messages.append(line)

@@ -51,8 +51,8 @@ class Streams:
     @api("rt.synchronize_stream", locked=False)
     def synchronize_stream(self, stream: int) -> int:
         with self._state.lock:
-            found = self.find(stream)
-        self._finish(found)
+            target = self.find(stream)
+        self._finish(target)
         return 0
 
     @api("rt.synchronize_stream_with_timeout", locked=False)
@@ -90,15 +90,15 @@ class Streams:
 
     @api("rt.record_event")
     def record_event(self, event: int, stream: int) -> int:
-        mark, found = self._state.events.get(event), self.find(stream)
-        mark.stream, mark.seconds = found, None
+        mark, target = self._state.events.get(event), self.find(stream)
+        mark.stream, mark.seconds = target, None
         mark.waiting += 1
 
         def reach() -> None:
             mark.waiting -= 1
             mark.seconds = time.perf_counter()
 
-        found.tasks.append(Task(reach))
+        target.tasks.append(Task(reach))
         return 0
 
     @api("rt.synchronize_event", locked=False)
@@ -111,8 +111,8 @@ class Streams:
 
     @api("rt.stream_wait_event")
     def stream_wait_event(self, stream: int, event: int) -> int:
-        mark, found = self._state.events.get(event), self.find(stream)
-        found.tasks.append(Task(lambda: self._reach(mark)))
+        mark, target = self._state.events.get(event), self.find(stream)
+        target.tasks.append(Task(lambda: self._reach(mark)))
         return 0
 
     @api("rt.event_elapsed_time", with_code(0.0))
