@@ -6,10 +6,14 @@ import contextlib
 import datetime as dt
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Protocol
 
 _SECONDS_BETWEEN_LINES = 10.0
+Listener = Callable[[str, int, int], None]
+"""Called with a label, the number of steps done, and of all steps."""
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 class Advance(Protocol):
@@ -20,10 +24,36 @@ class Advance(Protocol):
 
 
 @contextlib.contextmanager
+def reported_to(listener: Listener) -> Iterator[None]:
+    """Have `progress` call `listener` inside the block, and show nothing itself."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+@contextlib.contextmanager
 def progress(label: str, total: int, *, unit: str = "images") -> Iterator[Advance]:
     """Show how far `label` is, out of `total` steps, and the time left."""
+    listener = _LISTENER.get()
+    if listener is not None:
+        yield _calls(listener, label, total)
+        return
     with _bar(label, total) if sys.stderr.isatty() else _lines(label, total, unit) as advance:
         yield advance
+
+
+def _calls(listener: Listener, label: str, total: int) -> Advance:
+    done = 0
+
+    def advance(steps: int, note: str = "") -> None:
+        nonlocal done
+        del note
+        done += steps
+        listener(label, done, total)
+
+    return advance
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def plan(request: BenchRequest) -> Plan:
     for backend in request.backends:
         for detector in detectors:
             for id_ in request.variants or (None,):
-                variant = _variant(detector, backend, id_)
+                variant = variant_for(detector, backend, id_)
                 name = detector.manifest.category
                 folder = _inputs(request, detector, variant, fingerprints[name])
                 jobs.append(
@@ -154,7 +154,7 @@ def require_cores(threads: int) -> None:
         raise UsageError(f"--threads {threads}: only {cores} cores are usable here")
 
 
-def _variant(detector: Artifact, backend: str, id_: str | None) -> Variant:
+def variant_for(detector: Artifact, backend: str, id_: str | None) -> Variant:
     """The named variant, else the one in the backend's preferred format.
 
     Raises:
