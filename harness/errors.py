@@ -1,17 +1,17 @@
-"""What can go wrong, as one small tree.
+"""The tree of errors.
 
-HarnessError            something the user can act on; carries the exit code of the command line
+HarnessError            an error that the user can act on; carries the command line's exit code
 ├── UsageError          the call itself is wrong (2)
 ├── DatasetError        images, masks or lists on disk are wrong (2)
 ├── ArtifactError       an artifact is incomplete, altered or not of this schema (2)
 ├── RecordError         a record or its evidence is incomplete, altered or not of this schema (2)
-├── VerdictError        a comparison was made and failed (1)
-├── NotMeasured         what a gate asks for is not there, or is not to be trusted (3)
+├── VerdictError        a comparison failed (1)
+├── NotMeasured         the evidence that a gate needs is missing or cannot be trusted (3)
 ├── PluginError         another distribution's plug-in cannot be used (3)
 └── Unavailable         something needed is not on this machine (3)
     └── MissingExtra    an optional package is not installed; says the install command
 
-`backends.errors` and `exporters.errors` hang their own leaves here.
+`backends.errors` and `exporters.errors` add their own classes.
 """
 
 import difflib
@@ -53,13 +53,13 @@ class RecordError(HarnessError):
 
 
 class VerdictError(HarnessError):
-    """A comparison was made and failed."""
+    """A comparison failed."""
 
     exit_code = 1
 
 
 class NotMeasured(HarnessError):  # noqa: N818 - reads as what it says
-    """What a gate asks for is not there, or is not to be trusted; the message says which and why."""
+    """The evidence that a gate needs is missing or cannot be trusted; the message says which and why."""
 
 
 class PluginError(HarnessError):

@@ -17,7 +17,7 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 class Advance(Protocol):
-    """Called with the number of steps just done, and a few words on how it goes."""
+    """Reports the number of steps just done, and a short note."""
 
     def __call__(self, steps: int, note: str = "") -> None:
         """Show it."""
@@ -79,8 +79,8 @@ def _lines(label: str, total: int, unit: str) -> Iterator[Advance]:
         now = time.monotonic()
         if done and now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            left = dt.timedelta(seconds=round((now - started) / done * (total - done)))
-            words = [f"{done}/{total} {unit}", *filter(None, [note]), f"{left} left"]
+            remaining = dt.timedelta(seconds=round((now - started) / done * (total - done)))
+            words = [f"{done}/{total} {unit}", *filter(None, [note]), f"{remaining} left"]
             print(f"{label}: {', '.join(words)}", file=sys.stderr, flush=True)  # noqa: T201 - this is the log
 
     yield advance

@@ -39,7 +39,7 @@ _COPIES = {
 
 
 def local_path(text: str) -> Path:
-    """The path a person gave; every path from the command line comes through here.
+    """The local path in a command-line argument; all such paths are read here.
 
     Raises:
         UsageError: an address in object storage, with the command that copies it; or another address.
@@ -60,7 +60,7 @@ def local_path(text: str) -> Path:
 
 
 def shipped(name: str) -> Path:
-    """A folder of data that travels with the program: `suites`, `gates` or `published`."""
+    """A folder of data that is installed with the program: `suites`, `gates` or `published`."""
     packed = Path(__file__).parent / "shipped" / name  # in a wheel
     checkout = {"suites": "benchmarks/suites", "gates": "benchmarks/gates", "published": "results/published"}
     return packed if packed.is_dir() else Path(__file__).parents[1] / checkout[name]
@@ -106,7 +106,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Give a temporary folder on the file system of `parent`, in which it lies; it is gone when the block ends."""
+    """Give a temporary folder inside `parent`; it is removed when the block ends."""
     temporary = Path(tempfile.mkdtemp(dir=parent, prefix=".scratch-"))
     try:
         yield temporary
@@ -152,10 +152,10 @@ def save_arrays(
 ) -> None:
     """Write named arrays as safetensors, with `metadata` in the header.
 
-    The library writes memory as it lies, so a transposed view would come back scrambled: arrays are made contiguous.
+    Arrays are made contiguous: the library writes memory in its order, which would scramble a transposed view.
 
     Raises:
-        OSError: the file cannot be written, a full disk say.
+        OSError: the file cannot be written, for example on a full disk.
     """
     try:
         safetensors.numpy.save_file(

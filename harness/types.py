@@ -1,4 +1,4 @@
-"""What travels between stages: frozen values, never changed downstream.
+"""Frozen values that the packages pass to each other.
 
 `Case → Sample → batch → {name: array} → Scores → Metrics → Record → Table | ParityReport`
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Device = Literal["cpu", "ascend", "gpu"]
 MaskResize = Literal["nearest", "bilinear_truncated", "area_truncated", "dilated"]
-"""How ground truth comes into the frame of the map; see `harness.detector.preprocess.Preprocessor.mask`."""
+"""How ground truth is transformed into the frame of the map; see `harness.detector.preprocess.Preprocessor.mask`."""
 Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
@@ -35,7 +35,7 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image of a category as found on disk."""
+    """One image file of a category."""
 
     name: str
     """Identity of the image: posix path relative to the category folder, `test/broken_large/000.png`."""
@@ -50,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Category:
-    """One category of a data set: what a detector is fitted on and scored on."""
+    """One category of a data set; a detector is fitted and scored on one."""
 
     name: str
     root: Path
@@ -63,16 +63,16 @@ class Category:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What a head makes of one batch; higher means more anomalous."""
+    """A head's scores for one batch; higher means more anomalous."""
 
     maps: Float32
-    """(N, H, W), one anomaly score per pixel of the preprocessed frame; (N, 0, 0) of a detector that gives none."""
+    """(N, H, W), one anomaly score per pixel of the preprocessed frame; (N, 0, 0) if the detector gives no maps."""
     images: Float32
     """(N,), one anomaly score per image."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The unit that is run, recorded, resumed and compared, with its defaults written out."""
+    """One measurement's settings, with defaults written out: cases are run, recorded, resumed and compared."""
 
     detector: str
     backbone: str
@@ -84,7 +84,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Name of the data set: the folder that holds the categories."""
     batch_size: int = 1
     threads: int = 1
-    """CPU cores the worker was pinned to; also the thread count asked of the runtime."""
+    """CPU cores the worker was pinned to; also the runtime's thread count."""
     warmup: int = 3
     """Untimed inferences before the first timed one."""
     mask_threshold: int = 127
@@ -93,10 +93,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     suite: str | None = None
     """The suite the case belongs to; its detector was fitted with that suite's settings."""
     source: str | None = None
-    """What was taken from files in place of the case's own work: the runner of the replayed record, the digest of the
-    batches given, the label of the outputs scored."""
+    """What came from files instead of being computed: the runner of the replayed record, the digest of the input
+    batches, or the label of the scored outputs."""
 
     @property
     def runner(self) -> str:
-        """Backend and, in brackets, `source`: what tells two sides of a comparison apart."""
+        """Backend and, in brackets, `source`: distinguishes reference and candidate."""
         return self.backend if self.source is None else f"{self.backend} ({self.source})"

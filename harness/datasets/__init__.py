@@ -1,4 +1,4 @@
-"""Images and their ground truth: read, found, checked and synthesised."""
+"""Reads, finds, checks and synthesises images with their ground truth."""
 
 from harness.datasets.images import read_image, read_mask
 from harness.datasets.mvtec import (

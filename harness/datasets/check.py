@@ -1,4 +1,4 @@
-"""What is in a data set, and everything that is wrong with it, before hours are spent on it."""
+"""Checks a data set and reports everything that is wrong with it, before hours of work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LAYOUT = {1: "grey", 2: "grey + alpha", 3: "colour", 4: "colour + alpha"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CategoryCheck:
-    """One category as found."""
+    """The result for one category."""
 
     name: str
     train: int
@@ -54,7 +54,7 @@ class CategoryCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """All categories of a data set as found."""
+    """The results for all categories of a data set."""
 
     root: Path
     categories: tuple[CategoryCheck, ...]
@@ -84,10 +84,10 @@ class CheckReport:
         """Give the problems, then the notes, each with its category, and a last line that sums up."""
         problems = [f"problem: {check.name}: {text}" for check in self.categories for text in check.problems]
         notes = [f"note: {check.name}: {text}" for check in self.categories for text in check.notes]
-        found = (
+        total = (
             f"{_count(self.categories, 'category', 'categories')}, {_count(problems, 'problem', 'problems')}"
         )
-        return [*problems, *notes, f"{self.root}: {found}"]
+        return [*problems, *notes, f"{self.root}: {total}"]
 
 
 def check(root: Path, mask_threshold: int = 127) -> CheckReport:
@@ -101,8 +101,8 @@ def check(root: Path, mask_threshold: int = 127) -> CheckReport:
 
 
 def _check_category(folder: Path, mask_threshold: int) -> CategoryCheck:
-    category, found = survey_category(folder)
-    problems, sizes, pixels = list(found), set[tuple[int, int]](), set[str]()
+    category, layout_problems = survey_category(folder)
+    problems, sizes, pixels = list(layout_problems), set[tuple[int, int]](), set[str]()
     for sample in (*category.train, *category.test):
         try:
             stored = _read_sample(sample, mask_threshold)
@@ -155,20 +155,20 @@ def _unranked(category: Category, good: int) -> list[str]:
 
 
 def _passed_over(category: Category) -> list[str]:
-    train, test, truth = (category.root / part for part in ("train", "test", "ground_truth"))
+    train, test, ground_truth = (category.root / part for part in ("train", "test", "ground_truth"))
     flat = is_texture(category.root)
     images = [path for path in (train, test) if path.is_dir()] if flat else _folders(train) + _folders(test)
-    folders = [*images, *_folders(truth)]
+    folders = [*images, *_folders(ground_truth)]
     strange = [path for folder in folders for path in sorted({*folder.iterdir()} - {*images_in(folder)})]
     other = [] if flat else [path for path in _folders(train) if path.name != "good"]
     used = {sample.mask_path for sample in category.test}
     orphans = [path for paths in masks_of(category.root).values() for path in paths if path not in used]
-    found = (
+    groups = (
         (strange, "not an image, passed over"),
         (other, "only train/good is learnt from, passed over"),
         (orphans, "a mask without an image in use, passed over"),
     )
-    return [f"{_some(category.root, paths)}: {what}" for paths, what in found if paths]
+    return [f"{_some(category.root, paths)}: {what}" for paths, what in groups if paths]
 
 
 def _duplicates(category: Category) -> list[str]:

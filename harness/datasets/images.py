@@ -1,4 +1,4 @@
-"""Images and masks from disk: every format OpenCV reads, as 8-bit arrays; what is damaged is refused."""
+"""Images and masks from disk: every format OpenCV reads, as 8-bit arrays; damaged files are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = frozenset({
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Give the image files directly in `folder`, sorted; none where there is no such folder."""
+    """Give the image files directly in `folder`, sorted; none if the folder does not exist."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -31,7 +31,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file or folder is nobody's data."""
+    """Whether a file or folder is hidden and so no data."""
     return path.name.startswith(".")
 
 

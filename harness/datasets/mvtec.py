@@ -58,9 +58,9 @@ def list_categories(root: Path) -> tuple[str, ...]:
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder: --data takes the folder that holds the categories")
     if is_category(root):
-        whole = root.resolve()
+        absolute = root.resolve()
         raise DatasetError(
-            f"{root}: this is itself a category: give the folder above it, --data {whole.parent} --category {whole.name}"
+            f"{root}: this is itself a category: give the folder above it, --data {absolute.parent} --category {absolute.name}"
         )
     names = sorted(path.name for path in root.iterdir() if not is_hidden(path) and is_category(path))
     if not names:
@@ -176,10 +176,10 @@ def _test_images(folder: Path, problems: list[str]) -> list[Path]:
 
 def _namesakes(images: Sequence[Path]) -> list[str]:
     """Images of one name but for the suffix: most often one image twice, and masks go by name."""
-    found = Counter(image.with_suffix("") for image in images)
+    counts = Counter(image.with_suffix("") for image in images)
     return [
         f"{name}: {count} images have this name: give each its own, or delete what is there twice"
-        for name, count in found.items()
+        for name, count in counts.items()
         if count > 1
     ]
 
@@ -201,18 +201,20 @@ def _sample(folder: Path, image: Path, masks: Masks, problems: list[str]) -> Sam
     kind = texture.DEFECT if flat else image.parent.name
     if kind == "good":
         return _good(folder, image)
-    truth = folder / "ground_truth" / kind
-    found = masks.get((kind, f"{image.stem}_mask"), []) + masks.get((kind, image.stem), [])
-    if not found:
-        wanted = f"{truth / image.stem}_mask.png"
+    ground_truth = folder / "ground_truth" / kind
+    mask_paths = masks.get((kind, f"{image.stem}_mask"), []) + masks.get((kind, image.stem), [])
+    if not mask_paths:
+        expected = f"{ground_truth / image.stem}_mask.png"
         what = "test image (without folders all are defective)" if flat else "defective image"
-        problems.append(f"{image}: no mask for this {what}: expected {wanted}, or {image.stem}.png there")
+        problems.append(f"{image}: no mask for this {what}: expected {expected}, or {image.stem}.png there")
         return None
-    if len(found) > 1:
-        problems.append(f"{image}: has {len(found)} masks, {' and '.join(map(str, found))}: keep one")
+    if len(mask_paths) > 1:
+        problems.append(
+            f"{image}: has {len(mask_paths)} masks, {' and '.join(map(str, mask_paths))}: keep one"
+        )
         return None
     name = image.relative_to(folder).as_posix()
-    return Sample(name=name, path=image, label=1, defect=kind, mask_path=found[0])
+    return Sample(name=name, path=image, label=1, defect=kind, mask_path=mask_paths[0])
 
 
 def _restrict(folder: Path, split: Split, images: list[Path], problems: list[str]) -> list[Path]:
@@ -225,9 +227,9 @@ def _restrict(folder: Path, split: Split, images: list[Path], problems: list[str
 
 
 def _list_file(folder: Path, split: Split) -> Path | None:
-    whole = folder.resolve()
-    name = f"{whole.name}_{split}.json"
-    files = [path for path in (folder / name, whole.parent / name) if path.is_file()]
+    absolute = folder.resolve()
+    name = f"{absolute.name}_{split}.json"
+    files = [path for path in (folder / name, absolute.parent / name) if path.is_file()]
     if len(files) == 2:
         raise DatasetError(f"{files[0]} and {files[1]}: two lists of one split: remove one")
     return files[0] if files else None
@@ -242,13 +244,13 @@ def _listed(folder: Path, file: Path, split: Split, images: list[Path]) -> list[
         by_name[name.removesuffix(path.suffix)].append(path)
     chosen: set[Path] = set()
     for entry in _read_list(file, split):
-        found = by_name.get(entry, [])
-        if not found:
+        matches = by_name.get(entry, [])
+        if not matches:
             raise DatasetError(f"{file}: {entry!r} is not an image of {folder / split}: correct the list")
-        if len(found) > 1 or found[0] in chosen:
-            fault = "fits several images: add the suffix" if len(found) > 1 else "is listed twice: keep one"
+        if len(matches) > 1 or matches[0] in chosen:
+            fault = "fits several images: add the suffix" if len(matches) > 1 else "is listed twice: keep one"
             raise DatasetError(f"{file}: {entry!r} {fault}")
-        chosen.add(inside(folder, found[0].relative_to(folder).as_posix(), DatasetError))
+        chosen.add(inside(folder, matches[0].relative_to(folder).as_posix(), DatasetError))
     if not chosen:
         raise DatasetError(f"{file}: names no image: delete it to use every image")
     return [path for path in images if path in chosen]
@@ -272,8 +274,8 @@ def _read_list(file: Path, split: Split) -> list[str]:
 def masks_of(folder: Path) -> Masks:
     """Give every mask file of a category, those of `ground_truth/good` too."""
     masks: Masks = defaultdict(list)
-    truth = folder / "ground_truth"
-    for kind in sorted(truth.iterdir()) if truth.is_dir() else []:
+    ground_truth = folder / "ground_truth"
+    for kind in sorted(ground_truth.iterdir()) if ground_truth.is_dir() else []:
         for path in images_in(kind):
             masks[kind.name, path.stem].append(path)
     return masks

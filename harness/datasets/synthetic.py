@@ -19,7 +19,7 @@ from harness.types import AnyArray
 CATEGORIES = ("weave", "brushed", "washer")
 """Names of the categories of the built-in run."""
 TEXTURES = ("woven",)
-"""Names of those made when they are asked for: a grey texture whose defects break its pattern and nothing else."""
+"""Names of categories made on request: a grey texture whose defects break its pattern and nothing else."""
 
 _VERSION = 1  # to be raised with every change of a pixel
 _MARKER = "synthetic.json"
@@ -50,7 +50,7 @@ def synthesise(out: Path, categories: Sequence[str] = CATEGORIES, seed: int = 0)
 
 
 def make_category(name: str, seed: int, out_root: Path) -> Path:
-    """Make one category, or find it made before, and give its folder.
+    """Make one category, unless it was made before, and return its folder.
 
     40 good images to learn from, 16 good and 8 of each of three kinds of defect to test on, 256x256, from barely
     visible to clear; a mask holds exactly the pixels its defect changed. The same seed gives the same pixels on every
@@ -91,14 +91,14 @@ def make_category(name: str, seed: int, out_root: Path) -> Path:
 def _is_made(folder: Path, recipe: Recipe) -> bool:
     marker = folder / _MARKER
     try:
-        found = msgspec.json.decode(marker.read_bytes(), type=Recipe)
+        stored = msgspec.json.decode(marker.read_bytes(), type=Recipe)
     except (OSError, msgspec.DecodeError) as error:
         raise DatasetError(
             f"{folder}: not a synthetic category ({_MARKER}: {error}): it is left alone; choose another folder"
         ) from error
-    if msgspec.structs.replace(found, sha256="") != recipe:
+    if msgspec.structs.replace(stored, sha256="") != recipe:
         return False
-    if found.sha256 != _digest(folder):
+    if stored.sha256 != _digest(folder):
         raise DatasetError(f"{folder}: altered since it was made: delete the folder to have it made again")
     return True
 

@@ -28,7 +28,7 @@ MANIFEST = "manifest.json"
 STATE = "state.safetensors"
 NET = "net.safetensors"
 SIMULATED_OM = b"SIMULATED OM, runs on no hardware\n"
-"""What a file starts with that the simulated `atc` wrote; no other OM does."""
+"""First bytes of files that the simulated `atc` writes; real OM files start differently."""
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +58,7 @@ class Target(_Strict, frozen=True, kw_only=True):
 
 
 class Lowered(_Strict, frozen=True, kw_only=True):
-    """How a variant's precision was lowered from another's."""
+    """How a variant of reduced precision was made from another variant."""
 
     source: str
     """Id of the other variant."""
@@ -67,13 +67,13 @@ class Lowered(_Strict, frozen=True, kw_only=True):
     calibration: str | None
     """How int8 found the range of each tensor; see `harness.build.Calibration`."""
     keep_float: tuple[str, ...]
-    """Nodes and operator types that were asked to stay in float32."""
+    """Nodes and operator types requested to stay in float32."""
     float_nodes: tuple[str, ...]
     """Nodes that stayed because of that, or because they are the head's."""
     images: tuple[str, ...]
-    """Good training images it was calibrated on and compared with float32."""
+    """Calibration images, also used for the comparison with float32."""
     images_sha256: str
-    """Of what they gave the network as input."""
+    """Of the network's inputs made from them."""
 
 
 class Variant(_Strict, frozen=True, kw_only=True):
@@ -85,15 +85,15 @@ class Variant(_Strict, frozen=True, kw_only=True):
     precision: str
     input: TensorSpec
     input_stage: str
-    """Last preprocessing step the host runs before the graph takes over."""
+    """Last preprocessing step before the graph takes over."""
     outputs: tuple[TensorSpec, ...]
     contains: tuple[str, ...] = ()
-    """What of preprocessing and head the graph already holds."""
+    """Parts of preprocessing and head that the graph contains."""
     files: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
     """File name in the artifact folder → SHA-256; the first is the model."""
     agreement: dict[str, float]
     """Largest difference from the MindSpore cell at export, relative to the cell's largest value, per batch size; empty
-    where the exporting machine cannot run it. Of a lowered variant: from float32 on good images, per output."""
+    where the exporting machine cannot run it. For reduced precision: from float32 on calibration images, per output."""
     software: dict[str, str] = {}
     target: Target | None = None
     """Only of a compiled variant."""
@@ -118,7 +118,7 @@ class HeadSpec(_Strict, frozen=True, kw_only=True):
 class Thresholds(_Strict, frozen=True, kw_only=True):
     """Decision thresholds, frozen when the detector was fitted, from good images that the fit did not see.
 
-    Of a model that was not fitted here they may be unknown: then nothing decides.
+    They may be unknown for an ONNX model from elsewhere: then there are no decisions.
     """
 
     image: float | None
@@ -221,17 +221,18 @@ class Artifact:
         return arrays
 
     def variant(self, formats: tuple[str, ...], *, simulated: bool = False) -> Variant:
-        """The variant in the first of `formats` that there is, whose precision was not lowered; of the compiled ones, those
-        for a simulator or those for hardware. One without the head comes before one with it.
+        """The full-precision variant in the first of `formats` that the artifact has, compiled for a simulator if `simulated`.
+
+        Variants without the head come first.
 
         Raises:
             ArtifactError: there is none, or several that differ in more than the head.
         """
-        for wanted in formats:
+        for format_ in formats:
             fitting = [
                 variant
                 for variant in self.manifest.variants
-                if variant.format == wanted
+                if variant.format == format_
                 and variant.lowered is None
                 and (variant.target is None or variant.target.simulated == simulated)
             ]
@@ -320,11 +321,11 @@ def find(path: Path, categories: tuple[str, ...]) -> tuple[Artifact, ...]:
     missing = [name for name in categories if name not in there]
     if missing:
         raise ArtifactError(f"{path}: no artifact for {', '.join(missing)} (there are: {', '.join(there)})")
-    found = tuple(read(path / name) for name in categories or there)
-    for name, artifact in zip(categories, found, strict=False):
+    artifacts = tuple(read(path / name) for name in categories or there)
+    for name, artifact in zip(categories, artifacts, strict=False):
         if artifact.manifest.category != name:
             raise ArtifactError(f"{artifact.path}: fitted on {artifact.manifest.category!r}, not on {name!r}")
-    return found
+    return artifacts
 
 
 def write_arrays(path: Path, arrays: Mapping[str, AnyArray]) -> None:
@@ -342,24 +343,24 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of the artifact folder `path`, which need not exist yet: two at once take turns.
 
-    What a killed writer left half-written in the folder is cleared away.
+    Removes unfinished files of a killed writer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / f".{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        for left in path.glob(".*.part"):
-            left.unlink()
+        for unfinished in path.glob(".*.part"):
+            unfinished.unlink()
         yield
 
 
 def add_variant(path: Path, variant: Variant) -> None:
     """Add `variant` to the manifest, replacing the one of the same id; call under `locked`."""
     manifest = read(path).manifest
-    kept = tuple(other for other in manifest.variants if other.id != variant.id)
+    others = tuple(other for other in manifest.variants if other.id != variant.id)
     # float32 first: nobody who takes the first of a format gets a lower precision unasked
-    variants = tuple(sorted((*kept, variant), key=lambda item: (item.lowered is not None, item.id)))
+    variants = tuple(sorted((*others, variant), key=lambda item: (item.lowered is not None, item.id)))
     write_manifest(path, msgspec.structs.replace(manifest, variants=variants))
 
 
 HEAD = "head"
-"""What such a variant says it `contains`."""
+"""In `Variant.contains`: the graph holds the head."""

@@ -192,10 +192,9 @@ def _grey(image: AnyArray) -> AnyArray:
 
 
 class Preprocessor:
-    """The host's part of the list, ready to run.
+    """Runs the preprocessing steps up to where the graph takes over.
 
-    `decode`, then `frame`, then `tensor` are the stages that are timed and digested:
-    pixels as stored, uint8 (H, W, C) as the network sees them, and the image as the network's input; `windows` cuts that
+    `decode`, then `frame`, then `tensor` are timed and digested: pixels as stored, uint8 (H, W, C) as the network sees them, and the image as the network's input; `windows` cuts that
     into the inputs of a network smaller than the image.
     """
 
@@ -238,7 +237,7 @@ class Preprocessor:
         return np.ascontiguousarray(image, dtype=np.uint8)
 
     def tensor(self, frame: UInt8) -> AnyArray:
-        """One image as the network takes it: float32 (C, H, W), or uint8 (H, W, C) where the graph normalises."""
+        """One image as the network takes it: float32 (C, H, W), or uint8 (H, W, C) if the graph normalises."""
         if self._table is None:
             return np.ascontiguousarray(frame.transpose(2, 0, 1)) if self._channels_first else frame
         planes = np.empty((frame.shape[2], *frame.shape[:2]), np.float32)
@@ -247,7 +246,7 @@ class Preprocessor:
         return planes if self._channels_first else np.ascontiguousarray(planes.transpose(1, 2, 0))
 
     def windows(self, tensor: AnyArray) -> AnyArray:
-        """The network's inputs for one image: (windows, …), one where no step cuts windows."""
+        """The network's inputs for one image: (windows, …); one window if no step cuts windows."""
         if self._windows is None:
             return tensor[None]
         size = self._windows.size
@@ -273,8 +272,8 @@ class Preprocessor:
             if isinstance(step, Resize):
                 image = _resized_mask(image, step, resize)
             else:
-                whole, image = image, _centre(image, step)
-                cut = cut or bool(np.count_nonzero(whole) > np.count_nonzero(image))
+                uncropped, image = image, _centre(image, step)
+                cut = cut or bool(np.count_nonzero(uncropped) > np.count_nonzero(image))
         return image == 255, cut
 
     def _dilated(self, mask: Bool) -> Bool:
@@ -306,6 +305,6 @@ def _lookup_table(steps: tuple[Step, ...]) -> Float32 | None:
         if isinstance(step, Scale):
             values = values / np.float32(step.divisor)
         elif isinstance(step, Normalise):
-            mean, std = (np.array(item, np.float32)[:, None] for item in (step.mean, step.std))
+            mean, std = (np.array(numbers, np.float32)[:, None] for numbers in (step.mean, step.std))
             values = (values - mean) / std
     return values

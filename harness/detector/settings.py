@@ -1,4 +1,4 @@
-"""What can be set about a detector, with its defaults: one strict class per detector.
+"""Settings of the detectors with their defaults: one strict class per detector.
 
 The command line and the suites give settings by name; `settings` refuses a name that the detector does not have, and a
 value out of range. Equal settings, images, weights and seed give equal detectors.
@@ -147,29 +147,29 @@ _DETECTORS: Family[Any] = Family(
 )
 
 
-def settings(detector: str, given: Mapping[str, Any]) -> Settings:
-    """The settings of `detector`: those given, and its defaults for the others.
+def settings(detector: str, chosen: Mapping[str, Any]) -> Settings:
+    """The settings of `detector`: those chosen, and its defaults for the others.
 
     Raises:
         UsageError: an unknown detector or name, or a value of the wrong type or out of range.
     """
     plugin = _DETECTORS.plugin(detector)
     kind: type[Settings] = _SETTINGS[detector] if plugin is None else plugin.settings
-    for name in given:
+    for name in chosen:
         if name not in kind.__struct_fields__:
             command = f"python -m harness settings {detector}"
             raise UsageError(errors.unknown(f"setting of {detector}", name, kind.__struct_fields__, command))
     values = {
         name: value.split(",") if name == "layers" and isinstance(value, str) else value
-        for name, value in given.items()
+        for name, value in chosen.items()
     }
     try:
-        made = msgspec.convert(values, kind, strict=False)  # the command line gives text
+        result = msgspec.convert(values, kind, strict=False)  # the command line gives text
     except msgspec.ValidationError as error:
         raise UsageError(f"{detector}: {error}") from error
-    if made.crop > made.resize:
-        raise UsageError(f"{detector}: crop {made.crop} must be between 1 and resize {made.resize}")
-    return made
+    if result.crop > result.resize:
+        raise UsageError(f"{detector}: crop {result.crop} must be between 1 and resize {result.resize}")
+    return result
 
 
 def described(detector: str) -> list[dict[str, str]]:
@@ -181,27 +181,27 @@ def described(detector: str) -> list[dict[str, str]]:
     kind = type(settings(detector, {}))
     properties = msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"]
     return [
-        {"setting": name, "default": _text(given["default"]), "values": _values(given)}
-        for name, given in properties.items()
+        {"setting": name, "default": _text(schema["default"]), "values": _values(schema)}
+        for name, schema in properties.items()
     ]
 
 
-def _values(given: Mapping[str, Any]) -> str:
-    """What a JSON schema allows, in words."""
-    if "anyOf" in given:
-        return " or ".join(_values(item) for item in given["anyOf"])
-    if "enum" in given:
-        return ", ".join(_text(item) for item in given["enum"])
-    if given["type"] == "array":
-        return f"some of {_values(given['items'])}"
-    if given["type"] == "null":
+def _values(schema: Mapping[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "anyOf" in schema:
+        return " or ".join(_values(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(_text(option) for option in schema["enum"])
+    if schema["type"] == "array":
+        return f"some of {_values(schema['items'])}"
+    if schema["type"] == "null":
         return "not given"
     bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to"}
     kind = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}[
-        given["type"]
+        schema["type"]
     ]
     return " ".join(
-        [kind, *(f"{word} {_text(given[name])}" for name, word in bounds.items() if name in given)]
+        [kind, *(f"{word} {_text(schema[name])}" for name, word in bounds.items() if name in schema)]
     )
 
 

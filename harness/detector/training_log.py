@@ -1,4 +1,4 @@
-"""How a training went: `training.json` in the artifact folder, what the model zoo's tables of training performance report."""
+"""The log of a training, `training.json` in the artifact folder; the model zoo's training tables report its values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FILE = "training.json"
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a training began with in place of untrained parameters."""
+    """The file whose parameters a training started from."""
 
     file: str
     sha256: str
     optimiser: bool
     """Whether the optimiser's state was taken over too."""
     left_out: tuple[str, ...] = ()
-    """Parts of the file that are not trained, `backbone` say."""
+    """Parts of the file that are not trained, for example `backbone`."""
 
 
 class TrainingLog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +54,7 @@ class TrainingLog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     start: Start | None = None
 
     def summary(self) -> dict[str, Any]:
-        """What a table shows of it."""
+        """The values that tables show."""
         return {
             "epochs": self.epochs,
             "steps": len(self.losses),
@@ -73,7 +73,7 @@ def write(folder: Path, log: TrainingLog) -> None:
 
 
 def read(folder: Path) -> TrainingLog | None:
-    """What `training.json` says; `None` for a detector that is fitted without gradients.
+    """The log in an artifact folder; `None` for a detector fitted without gradients.
 
     Raises:
         ArtifactError: it is not of this schema.

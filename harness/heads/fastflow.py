@@ -65,5 +65,5 @@ def likelihood(z: AnyArray) -> Float32:
     """Per position, (N, h, w), the p of z (N, C, h, w); NaN where z is infinite: that is an overflow, and no defect."""
     energy = np.square(z, dtype=np.float64).mean(axis=1)
     energy[np.isinf(energy)] = np.nan
-    found: Float32 = np.exp(-0.5 * energy).astype(np.float32)
-    return found
+    probability: Float32 = np.exp(-0.5 * energy).astype(np.float32)
+    return probability

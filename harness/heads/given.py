@@ -1,4 +1,4 @@
-"""The head of a model that was not exported here: map and score are what the model says they are."""
+"""The head of a model that was not exported here: its own outputs are map and score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.types import AnyArray, Float32, Scores
 
 
 def parameters(size: tuple[int, int], map_: str | None, score: str | None) -> dict[str, Any]:
-    """What a manifest says of this head: the size of the frame, and the outputs that are map and score."""
+    """This head's parameters in a manifest: the size of the frame, and the outputs that are map and score."""
     return {"map_size": list(size), "map": map_, "score": score}
 
 

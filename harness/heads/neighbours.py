@@ -40,10 +40,10 @@ class Neighbours:
 
     def search(self, queries: Float32, count: int) -> Found:
         """The `count` rows nearest to each of the finite queries (Q, D), nearest first; of equally near rows the first."""
-        found = [
+        blocks = [
             self._search(queries[first : first + BLOCK], count) for first in range(0, len(queries), BLOCK)
         ]
-        distances, rows = zip(*found, strict=True)
+        distances, rows = zip(*blocks, strict=True)
         return np.concatenate(distances), np.concatenate(rows)
 
     def _search(self, queries: Float32, count: int) -> Found:

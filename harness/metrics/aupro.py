@@ -53,8 +53,8 @@ def aupro(ranking: Ranking, regions: Int) -> float:
         ranking.negatives_above[within] + ranking.negatives_from[within], ranking.tied_positives[within]
     )
     first = ranking.positives - len(doubled)
-    found = np.bincount(numbers[first:], minlength=len(sizes))
-    area = found - np.bincount(numbers[first:], weights=doubled, minlength=len(sizes)) / (2 * limit)
+    called = np.bincount(numbers[first:], minlength=len(sizes))
+    area = called - np.bincount(numbers[first:], weights=doubled, minlength=len(sizes)) / (2 * limit)
     if beyond > 0 and ranking.negatives_above[beyond - 1] < limit:
         low, high = ranking.negatives_above[beyond - 1], ranking.negatives_from[beyond - 1]
         cut = np.bincount(numbers[ranking.starts[beyond - 1] : first], minlength=len(sizes))

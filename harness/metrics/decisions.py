@@ -1,4 +1,4 @@
-"""PixelDecisions at a frozen pixel threshold against the ground truth, under names that say what they are."""
+"""Metrics of the decisions at a frozen pixel threshold, against the ground truth."""
 
 from __future__ import annotations
 
@@ -47,28 +47,28 @@ def decision_metrics(
         return Metrics(
             values={}, thresholds={}, undefined=dict.fromkeys(names, "no pixel threshold is known")
         )
-    found = defective = passed = normal = 0
+    hits = defective = cleared = normal = 0
     for score_map, mask, label in zip(maps, masks, labels, strict=True):
         if rules.only_defective and not label:
             continue
         called = opened(score_map.astype(np.float64) > threshold, rules.opening_radius)
-        found += int((called & mask).sum())
+        hits += int((called & mask).sum())
         defective += int(mask.sum())
-        passed += int((~called & ~mask).sum())
+        cleared += int((~called & ~mask).sum())
         normal += int((~mask).sum())
     where = "defective test images" if rules.only_defective else "test images"
     no_defect, no_normal = f"no pixel of the {where} is defective", f"no pixel of the {where} is normal"
     values, undefined = {}, {}
     if defective:
-        values["pixel_ok"] = found / defective
+        values["pixel_ok"] = hits / defective
     else:
         undefined["pixel_ok"] = undefined["pixel_auc_binary"] = no_defect
     if normal:
-        values["pixel_nok"] = passed / normal
+        values["pixel_nok"] = cleared / normal
     else:
         undefined["pixel_nok"] = undefined["pixel_auc_binary"] = no_normal
     if defective + normal:
-        values["pixel_acc"] = (found + passed) / (defective + normal)
+        values["pixel_acc"] = (hits + cleared) / (defective + normal)
     else:
         undefined["pixel_acc"] = f"the {where} have no pixels"
     if defective and normal:

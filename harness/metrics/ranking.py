@@ -82,15 +82,15 @@ def auroc(ranking: Ranking) -> float:
 
 def average_precision(ranking: Ranking) -> float:
     """Sum of precision times gain in recall over all thresholds: scikit-learn's `average_precision_score`."""
-    found = ranking.positives_from
-    terms = ranking.tied_positives * found / (found + ranking.negatives_from)
+    hits = ranking.positives_from
+    terms = ranking.tied_positives * hits / (hits + ranking.negatives_from)
     return math.fsum(terms.tolist()) / ranking.positives
 
 
 def f1_max(ranking: Ranking) -> tuple[float, float]:
     """Largest F1 over all thresholds, and the lowest threshold that attains it (defective when score >= it)."""
-    found = ranking.positives_from
-    f1 = 2 * found / (found + ranking.negatives_from + ranking.positives)
+    hits = ranking.positives_from
+    f1 = 2 * hits / (hits + ranking.negatives_from + ranking.positives)
     best = int(np.argmax(f1))
     # Adding zero turns -0.0, which equals 0.0 in every comparison, into the zero that prints as one.
     return float(f1[best]), float(ranking.thresholds[best]) + 0.0

@@ -1,4 +1,4 @@
-"""Records with all that belongs to them in one file, to carry from a board to a laptop, and back into a results folder.
+"""Packs records with their files into one file, to carry them to another machine and merge them there.
 
 A zip archive, uncompressed, with fixed times and order: equal results give equal bytes. `pack.json` digests every other
 member. Merging checks everything in a folder of its own before the first file takes its place.
@@ -35,7 +35,7 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def pack(results: Path, target: Path, *, only: Sequence[str] = ()) -> tuple[str, ...]:
-    """Write records, evidence and stored outputs into one file and give their names.
+    """Write records, evidence and saved outputs into one file and return their names.
 
     Args:
         results: Results folder.
@@ -48,10 +48,10 @@ def pack(results: Path, target: Path, *, only: Sequence[str] = ()) -> tuple[str,
         UsageError: no record fits a pattern, or a record would go without the newer one that supersedes it.
     """
     files: dict[str, str] = {}
-    for item in _chosen(results, only):
-        path = record.path_of(results, item)
+    for entry_record in _chosen(results, only):
+        path = record.path_of(results, entry_record)
         files[path.name] = storage.sha256_of_file(path)
-        for name, digest in _attached(item).items():
+        for name, digest in _attached(entry_record).items():
             _require_digest(storage.inside(results, name, RecordError), digest)
             files[name] = digest
     with storage.replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -66,37 +66,39 @@ def pack(results: Path, target: Path, *, only: Sequence[str] = ()) -> tuple[str,
 
 
 def _chosen(results: Path, only: Sequence[str]) -> tuple[record.Record, ...]:
-    """The records that fit a pattern; none of them may owe its place among the newest to what stays behind."""
-    everything = {record.path_of(results, item).name: item for item in record.read_all(results)}
+    """The records that match a pattern; refuses one if a newer record of its case would stay behind."""
+    everything = {
+        record.path_of(results, candidate).name: candidate for candidate in record.read_all(results)
+    }
     fitting = {
         pattern: {name for name in everything if fnmatch.fnmatchcase(name, pattern)} for pattern in only
     }
-    for pattern, found in fitting.items():
-        if not found:
+    for pattern, names_of_pattern in fitting.items():
+        if not names_of_pattern:
             raise UsageError(f"{results}: no record fits --only {pattern}")
     names = set[str]().union(*fitting.values()) if only else set(everything)
-    chosen = tuple(item for name, item in everything.items() if name in names)
+    chosen = tuple(candidate for name, candidate in everything.items() if name in names)
     newest = record.latest(tuple(everything.values()))
-    for item in record.latest(chosen):
-        if item in newest:
+    for candidate in record.latest(chosen):
+        if candidate in newest:
             continue
         behind = [
             (newer.finished, name)
             for name, newer in everything.items()
             if name not in names
-            and (newer.case, newer.detector_sha256) == (item.case, item.detector_sha256)
-            and newer.finished >= item.finished
+            and (newer.case, newer.detector_sha256) == (candidate.case, candidate.detector_sha256)
+            and newer.finished >= candidate.finished
         ]
         raise UsageError(
-            f"{results}: {max(behind)[1]} supersedes {record.path_of(results, item).name} and would stay behind; "
+            f"{results}: {max(behind)[1]} supersedes {record.path_of(results, candidate).name} and would stay behind; "
             "take it along with another --only"
         )
     return chosen
 
 
-def _attached(item: record.Record) -> dict[str, str]:
+def _attached(owner: record.Record) -> dict[str, str]:
     """Files that belong to a record, with their digests."""
-    return {part.file: part.sha256 for part in (item.evidence, item.outputs) if part is not None}
+    return {part.file: part.sha256 for part in (owner.evidence, owner.outputs) if part is not None}
 
 
 def _require_digest(path: Path, expected: str) -> None:
@@ -190,9 +192,9 @@ def _copied(source: IO[bytes], target: IO[bytes]) -> str:
 def _require_records(source: Path, folder: Path, names: Sequence[str]) -> None:
     """Raise `RecordError` unless the files are records and exactly what belongs to them."""
     expected: dict[str, str] = {}
-    for item in record.read_all(folder):
-        expected[record.path_of(folder, item).name] = ""
-        expected |= _attached(item)
+    for member in record.read_all(folder):
+        expected[record.path_of(folder, member).name] = ""
+        expected |= _attached(member)
     if sorted(expected) != list(names):
         odd = sorted(set(expected) ^ set(names))
         raise RecordError(f"{source}: {odd[0]} is missing or belongs to no record in it; {_REMEDY}")
@@ -216,19 +218,19 @@ def _is_there(results: Path, temporary: Path, name: str, *, force: bool) -> bool
 def _move(temporary: Path, results: Path, names: Sequence[str]) -> None:
     """Put the files in their places, records last; when one fails, everything is as it was."""
     placed: list[str] = []
-    kept = temporary / "replaced"
+    replaced = temporary / "replaced"
     try:
         for name in sorted(names, key=lambda name: ("/" not in name, name)):
             path = results / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                (kept / name).parent.mkdir(parents=True, exist_ok=True)
-                path.replace(kept / name)
+                (replaced / name).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(replaced / name)
             placed.append(name)
             (temporary / name).replace(path)
     except OSError as error:
         for name in placed:
             (results / name).unlink(missing_ok=True)
-            if (kept / name).exists():
-                (kept / name).replace(results / name)
+            if (replaced / name).exists():
+                (replaced / name).replace(results / name)
         raise HarnessError(f"{results}: cannot write here ({error.strerror}); nothing was merged") from error

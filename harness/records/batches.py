@@ -1,4 +1,4 @@
-"""A folder of preprocessed batches: what runners outside the harness take, and `score` and `bench --inputs` read.
+"""A folder of input batches for programs outside the harness; `score` and `bench --inputs` read it too.
 
 `index.json` says what lies in `batches/` and digests it. A batch is one array with the rows of consecutive images, padded
 by its last row where the network's batch is fixed. Its file's name holds the start of its digest, so that the outputs a
@@ -44,9 +44,9 @@ class Batch(_Strict, frozen=True, kw_only=True):
     sha256: _Sha256
     """Of the file."""
     rows: _Count
-    """As the network takes them, padding included."""
+    """The network's input rows, padding included."""
     real_rows: _Count
-    """Those that are of images; they come first."""
+    """Rows that belong to images; they come first."""
 
 
 class Image(_Strict, frozen=True, kw_only=True):
@@ -180,9 +180,9 @@ def write(
     batches: list[Batch] = []
     images: list[Image] = []
     for start in range(0, len(category.test), size):
-        made = [_preprocessed(sample, preprocessor) for sample in category.test[start : start + size]]
-        images += [image for image, _ in made]
-        rows = np.concatenate([rows for _, rows in made])
+        preprocessed = [_preprocessed(sample, preprocessor) for sample in category.test[start : start + size]]
+        images += [image for image, _ in preprocessed]
+        rows = np.concatenate([rows for _, rows in preprocessed])
         batches.append(_write_batch(folder, len(batches), rows, sizes, format_))
     index = Index(
         schema=SCHEMA,
@@ -212,7 +212,7 @@ def _preprocessed(sample: Sample, preprocessor: Preprocessor) -> tuple[Image, An
 
 
 def stage_digests(pixels: AnyArray, frame: AnyArray, rows: AnyArray) -> dict[str, str]:
-    """What a record keeps of an image's way into the network."""
+    """Digests of an image after decoding, as a frame and as the network's input."""
     return {
         "decode": storage.sha256_of_array(pixels),
         "frame": storage.sha256_of_array(frame),
@@ -299,10 +299,10 @@ def require_for(folder: Folder, artifact: Artifact, variant: Variant, fingerprin
         "another type of input": (index.input.dtype, variant.input.dtype),
         "another shape of input": (row_shape(index.input), row_shape(variant.input)),
     }
-    for wrong, (found, expected) in pairs.items():
-        if found != expected:
+    for wrong, (written, expected) in pairs.items():
+        if written != expected:
             raise DatasetError(
-                f"{folder.path / INDEX}: written for {wrong}: {found}, here it is {expected}; "
+                f"{folder.path / INDEX}: written for {wrong}: {written}, here it is {expected}; "
                 "write the inputs again: python -m harness inputs"
             )
 

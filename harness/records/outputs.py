@@ -1,4 +1,4 @@
-"""Stored outputs of a network: what `bench --save-outputs` keeps, `score` gathers, and `replay` plays.
+"""Saved outputs of a network: `bench --save-outputs` and `score` write them, `replay` scores them again.
 
 One safetensors file. `output.<name>`, float32, and, where the head scores the inputs too, `input` have one row per input
 of the network, in the order of the images; `rows`, int64 (N,), says how many rows each image has.
@@ -65,7 +65,9 @@ class Writer:
         offsets: dict[str, int] = {}
         end = 0
         # The widest types first, as the library has it: every array lies at a multiple of its item's size.
-        for name, (dtype, shape) in sorted(shapes.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
+        for name, (dtype, shape) in sorted(
+            shapes.items(), key=lambda entry: (-entry[1][0].itemsize, entry[0])
+        ):
             offsets[name], end = end, end + dtype.itemsize * int(np.prod(shape))
             header[name] = {
                 "dtype": _NAMES[dtype.name],

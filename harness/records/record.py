@@ -42,7 +42,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Distribution(_Strict, frozen=True, kw_only=True):
-    """What the samples of one stage come to, in milliseconds per image."""
+    """Mean and percentiles of one latency stage, in milliseconds per image."""
 
     mean: float
     p50: float
@@ -52,7 +52,7 @@ class Distribution(_Strict, frozen=True, kw_only=True):
 
 
 class ImageResult(_Strict, frozen=True, kw_only=True):
-    """One test image: what it is, what went in, what came out."""
+    """One test image: its identity, the digests of its preprocessing, its score."""
 
     name: str
     label: int
@@ -82,20 +82,20 @@ class Device(_Strict, frozen=True, kw_only=True):
     options: dict[str, str]
     simulated: bool
     nodes: dict[str, int] = {}
-    """Who ran the graph → how many of its nodes, the one asked for first; empty where the runtime does not tell."""
+    """Provider → number of the graph's nodes it ran, the requested one first; empty if the runtime does not say."""
 
     @property
     def described(self) -> str:
         """The device, and how much of the graph it ran where that may not be all: `cuda:0 (40 of 42 nodes, …)`."""
         if (self.device == "cpu" and len(self.nodes) < 2) or not self.nodes:
             return self.device
-        asked, *others = self.nodes
+        first, *others = self.nodes
         rest = "".join(f", {self.nodes[name]} on {name}" for name in others)
-        return f"{self.device} ({self.nodes[asked]} of {sum(self.nodes.values())} nodes{rest})"
+        return f"{self.device} ({self.nodes[first]} of {sum(self.nodes.values())} nodes{rest})"
 
 
 class Fit(_Strict, frozen=True, kw_only=True):
-    """How the detector that was measured had been made, as its artifact says."""
+    """How the measured detector was fitted, from its artifact."""
 
     dataset: str
     images: int
@@ -104,7 +104,7 @@ class Fit(_Strict, frozen=True, kw_only=True):
     """UTC, ISO 8601."""
     host: Host | None = None
     settings: dict[str, Any] = {}
-    """By the names of `harness.detector.settings`, defaults written out; empty where the artifact does not say."""
+    """By the names of `harness.detector.settings`, defaults written out; empty if the artifact does not say."""
     software: dict[str, str] = {}
 
 
@@ -116,33 +116,33 @@ class Evidence(_Strict, frozen=True, kw_only=True):
 
 
 class StoredOutputs(_Strict, frozen=True, kw_only=True):
-    """The file of raw network outputs beside the record, which `replay` plays (`harness.records.outputs`)."""
+    """The file of saved network outputs beside the record, which `replay` scores (`harness.records.outputs`)."""
 
     file: str
     sha256: str
     variant: Variant
-    """What gave them, so that an artifact without that variant can score them."""
+    """The variant that computed them, so that an artifact without it can score them."""
 
 
 class Source(_Strict, frozen=True, kw_only=True):
-    """What a case took from files in place of its own work; what is absent it did itself."""
+    """What came from files instead of being computed. Absent fields were computed."""
 
     inputs_sha256: str | None = None
-    """Of the index of the batches that went in, in place of preprocessing here."""
+    """Of the index of the input batches that replaced preprocessing."""
     outputs_sha256: str | None = None
-    """Of the outputs that were scored, in place of inference here."""
+    """Of the saved outputs that replaced inference."""
     record_sha256: str | None = None
     """Of the file of the record that was replayed."""
     made_by: str | None = None
     """Backend of that record, or the program that wrote the outputs."""
     host: Host | None = None
-    """Where that record was made."""
+    """Machine that made that record."""
     reported_ms: dict[str, dict[str, float]] = {}
-    """Stage → what the program that wrote the outputs says of its own times, in ms per run; not measured by the harness."""
+    """Latency stage → times that the program that wrote the outputs reports, in ms per run; not measured by the harness."""
 
 
 class Record(_Strict, frozen=True, kw_only=True):
-    """One case and what it gave."""
+    """One case and its results."""
 
     schema: int
     status: Status
@@ -161,7 +161,7 @@ class Record(_Strict, frozen=True, kw_only=True):
     thresholds: Thresholds
     fit: Fit | None = None
     training: dict[str, Any] | None = None
-    """How a training by gradient went: epochs, steps, first_loss, last_loss, step_ms (median), seconds, parameters,
+    """Result of a training by gradient: epochs, steps, first_loss, last_loss, step_ms (median), seconds, parameters,
     checkpoint_bytes. Absent for a detector fitted without one."""
     host: Host
     started: str
@@ -192,19 +192,19 @@ class Record(_Strict, frozen=True, kw_only=True):
     outputs: StoredOutputs | None = None
     source: Source | None = None
     record_sha256: str | None = None
-    """Of all else in the file, which `write` adds and `read` checks; absent from records in memory."""
+    """Digest of the rest of the file: `write` adds it, `read` checks it; absent from records in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceArrays:
-    """The arrays a record's numbers come from; axis 0 in the order of the record's `images`."""
+    """The arrays that a record's numbers are computed from; axis 0 in the order of its `images`."""
 
     maps: Float32
-    """(N, H, W) anomaly maps; (N, 0, 0) of a detector that gives none."""
+    """(N, H, W) anomaly maps; (N, 0, 0) if the detector gives none."""
     masks: Bool
     """(N, H, W) ground truth in the frame of the maps."""
     frames: UInt8
-    """(N, H, W, C) what the network saw, RGB or grey, before scaling."""
+    """(N, H, W, C) the network's images, RGB or grey, 0..255 before scaling."""
 
 
 def file_name(case: Case, inputs_sha256: str) -> str:
@@ -264,7 +264,7 @@ def read(path: Path) -> Record:
 
 
 def _contradiction(path: Path, record: Record) -> str | None:
-    """What in a record contradicts itself, in words; `None` for one as the harness writes them."""
+    """How a record contradicts itself, in words; `None` if it does not."""
     names = [image.name for image in record.images]
     texts = [*names, *map(str, msgspec.structs.astuple(record.case))]
     labels = [image.label for image in record.images]
@@ -308,10 +308,10 @@ def latest(records: tuple[Record, ...]) -> tuple[Record, ...]:
     """The newest record of every case on each detector and data; a newer failure supersedes on any data."""
     newest: dict[tuple[Case, str, str | None], Record] = {}
     for record in sorted(records, key=lambda item: item.finished):
-        made = (record.case, record.detector_sha256)
-        for key in [key for key in newest if key[:2] == made and (record.data is None or key[2] is None)]:
+        identity = (record.case, record.detector_sha256)
+        for key in [key for key in newest if key[:2] == identity and (record.data is None or key[2] is None)]:
             del newest[key]
-        newest[(*made, record.data.fingerprint if record.data else None)] = record
+        newest[(*identity, record.data.fingerprint if record.data else None)] = record
     return tuple(sorted(newest.values(), key=lambda item: (_order(item.case), item.finished)))
 
 
@@ -338,7 +338,7 @@ def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:
         maps, masks, frames = (arrays[name] for name in ("maps", "masks", "frames"))
     except (safetensors.SafetensorError, KeyError) as error:
         raise RecordError(f"{path}: not evidence of this harness ({error}); bench the case again") from error
-    found = [(array.dtype.name, *array.shape) for array in (maps, masks, frames)]
+    layout = [(array.dtype.name, *array.shape) for array in (maps, masks, frames)]
     count, height, width = (len(record.images), *frames.shape[1:3]) if frames.ndim == 4 else (0, 0, 0)
     sides = (0, 0) if maps.shape[1:] == (0, 0) else (height, width)
     expected = [
@@ -346,9 +346,9 @@ def read_evidence(folder: Path, record: Record) -> EvidenceArrays | None:
         ("uint8", count, height, -(-width // 8)),
         ("uint8", count, height, width, 1 if frames.shape[-1] == 1 else 3),
     ]
-    if found != expected:
+    if layout != expected:
         raise RecordError(
-            f"{path}: maps, masks and frames are {found}, which do not fit {len(record.images)} images; "
+            f"{path}: maps, masks and frames are {layout}, which do not fit {len(record.images)} images; "
             "bench the case again"
         )
     bits = np.unpackbits(masks, axis=-1, count=width).astype(np.bool_)

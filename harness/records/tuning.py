@@ -1,4 +1,4 @@
-"""What a tuning tried and measured."""
+"""The settings that a tuning tried, with their records."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from harness.records.record import Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One setting, and what became of it."""
+    """One setting and its result."""
 
     variant: str
-    """Its id; what it would have been where it was refused."""
+    """Its id; if it was refused, the id it would have had."""
     settings: str
     """In words."""
     refused: str | None = None

@@ -49,8 +49,8 @@ class Placements:
     def informative(self) -> tuple[int, int]:
         """Good and defective images whose placement is not the commonest of their class."""
         counts = [
-            len(found) - np.unique(found, return_counts=True)[1].max()
-            for found in (self.good, self.defective)
+            len(placements) - np.unique(placements, return_counts=True)[1].max()
+            for placements in (self.good, self.defective)
         ]
         return int(counts[0]), int(counts[1])
 

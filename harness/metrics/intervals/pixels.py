@@ -46,14 +46,14 @@ class Histograms:
         resample has no normal or no defective pixel.
         """
         with np.errstate(invalid="ignore"):
-            false, true, found = (
+            false, true, overlap = (
                 _shares(weights @ counts) for counts in (self.normal, self.defective, self.overlap)
             )
         width = np.diff(false)
         auroc = np.sum(width * (true[:, 1:] + true[:, :-1]), axis=1) / 2
         inside = np.clip(FPR_LIMIT - false[:, :-1], 0, width)
         part = np.divide(inside, width, out=np.zeros_like(width), where=width > 0)
-        aupro = np.sum(inside * (found[:, :-1] + part * np.diff(found) / 2), axis=1) / FPR_LIMIT
+        aupro = np.sum(inside * (overlap[:, :-1] + part * np.diff(overlap) / 2), axis=1) / FPR_LIMIT
         return np.stack([auroc, aupro], axis=1)
 
 
@@ -87,13 +87,13 @@ def pixel_differences(
     regions = region_numbers(masks)
     both = histograms(reference_maps, masks, regions), histograms(other_maps, masks, regions)
     holds_defect = masks.any(axis=(1, 2))
-    whole = np.ones((1, len(masks)))
+    full = np.ones((1, len(masks)))
     drawn = _differences(both, _resampled(holds_defect, resamples, np.random.default_rng(seed)))
-    left_out = _differences(both, whole - np.eye(len(masks)))
+    left_out = _differences(both, full - np.eye(len(masks)))
     if not (np.isfinite(drawn).all() and np.isfinite(left_out).all()):
         reason = "with some images left out no normal or no defective pixel remains: too few images hold one"
         return dict.fromkeys(METRICS, NoInterval(reason=reason))
-    binned = _differences(both, whole)[0]
+    binned = _differences(both, full)[0]
     intervals: dict[str, Interval | NoInterval] = {}
     for column, name in enumerate(METRICS):
         estimate = other.values[name] - reference.values[name]
@@ -126,8 +126,8 @@ def _edges(scores: Floats) -> Floats:
     An edge is the lowest score of its bin, so a quantile and the next float above it hold that score alone. Were it the
     lowest of a wider bin, it would tie with scores that are all above it.
     """
-    taken = np.sort(scores[:: 1 + len(scores) // 2**17])
-    quantiles = taken[np.linspace(0, len(taken) - 1, BINS // 4).astype(np.int64)]
+    sample = np.sort(scores[:: 1 + len(scores) // 2**17])
+    quantiles = sample[np.linspace(0, len(sample) - 1, BINS // 4).astype(np.int64)]
     with np.errstate(over="ignore"):  # above the largest float lies infinity, a bin that stays empty
         above = np.nextafter(quantiles, np.float32(np.inf))
     return np.concatenate([quantiles, above])
