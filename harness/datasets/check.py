@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.datasets import layouts
 from harness.datasets.images import as_uint8, images_in, stored_pixels
 from harness.datasets.mvtec import (
     is_category,
@@ -126,7 +127,7 @@ def _check_category(folder: Path, mask_threshold: int) -> CategoryCheck:
         problems=tuple(problems),
         notes=(
             *(unranked if is_texture(folder) else ()),  # as its layout has it
-            *_passed_over(category),
+            *(_passed_over(category) if layouts.plugin_for(folder) is None else ()),
             *_duplicates(category),
         ),
     )

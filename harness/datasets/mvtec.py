@@ -5,8 +5,8 @@
     ROOT/CATEGORY/test/DEFECT/NAME.png
     ROOT/CATEGORY/ground_truth/DEFECT/NAME_mask.png   (or NAME.png)
 
-or in that of `harness.datasets.texture`, where images lie in `train/` and `test/` themselves. Any image format OpenCV
-reads will do, for images and masks apart. Hidden files and other files are passed over.
+or in that of `harness.datasets.texture`, where images lie in `train/` and `test/` themselves, or in a plug-in's
+(`harness.datasets.layouts`). Any image format OpenCV reads will do, for images and masks apart. Hidden files and other files are passed over.
 
 Lists: `CATEGORY_train.json` and `CATEGORY_test.json`, in the category folder or beside it, restrict that split to the
 images they name. They are either what FastFlow in the MindSpore model zoo writes, an object of numbered entries with
@@ -29,7 +29,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from harness.datasets import texture
+from harness.datasets import layouts, texture
 from harness.datasets.images import images_in, is_hidden, read_mask
 from harness.errors import DatasetError
 from harness.storage import inside, sha256_of_file, sha256_of_json
@@ -50,7 +50,7 @@ class ListEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def list_categories(root: Path) -> tuple[str, ...]:
-    """Name the categories of a data set, sorted: the folders in `root` that hold `train/` or `test/`.
+    """Name the categories of a data set, sorted: the folders in `root` with `train/`, `test/` or a plug-in's layout.
 
     Raises:
         DatasetError: `root` is not a folder, is itself a category, or holds none.
@@ -95,6 +95,9 @@ def load_category(root: Path, name: str) -> Category:
 
 def survey_category(folder: Path) -> tuple[Category, tuple[str, ...]]:
     """Find what can be used of a category folder, and say all that is wrong with it; never raises for content."""
+    layout = layouts.plugin_for(folder)
+    if layout is not None:
+        return layouts.survey(layout, folder)
     problems: list[str] = []
     train = _restrict(folder, "train", _train_images(folder, problems), problems)
     test = _restrict(folder, "test", _test_images(folder, problems), problems)
@@ -148,7 +151,8 @@ def fingerprint(category: Category, split: Split) -> str:
 
 def is_category(folder: Path) -> bool:
     """Whether `folder` looks like one category rather than a folder of categories."""
-    return (folder / "train").is_dir() or (folder / "test").is_dir()
+    split = (folder / "train").is_dir() or (folder / "test").is_dir()
+    return split or (folder.is_dir() and layouts.plugin_for(folder) is not None)
 
 
 def _train_images(folder: Path, problems: list[str]) -> list[Path]:
