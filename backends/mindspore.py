@@ -79,6 +79,7 @@ class MindSpore:
                 "threads_asked": str(threads),
                 **ascend,
             },
+            simulated=False,
         )
         return MindSporeSession(mindspore, graph, report, tuple(spec.name for spec in variant.outputs))
 

@@ -200,6 +200,7 @@ class OpenVinoSession:
             device=compiler.device.lower(),
             runtime={"openvino": version},
             options=self._compile(1 if variant.input.shape[0] is None else None),
+            simulated=False,
         )
 
     def run(self, batch: AnyArray) -> dict[str, AnyArray]:

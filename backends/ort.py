@@ -88,6 +88,7 @@ class OnnxRuntime:
         session.disable_fallback()  # or a run that fails would be repeated on the CPU
         report = DeviceReport(
             device=self.device,
+            simulated=False,
             runtime={"onnxruntime": onnxruntime.__version__}
             | (machine.cann_report() if self.provider == _CANN else {}),
             options={

@@ -11,13 +11,12 @@ from types import MappingProxyType
 from backends.errors import BackendError
 from harness.contracts import DeviceReport
 from harness.records.outputs import Reader
-from harness.records.record import Device
 from harness.types import AnyArray
 
 _NONE: Mapping[str, float] = MappingProxyType({})
 
 
-def play(stored: Reader, device: Device) -> ReplaySession:
+def play(stored: Reader, device: DeviceReport) -> ReplaySession:
     """A session over stored outputs; `device` is what gave them, and what the session reports."""
     return ReplaySession(stored, device)
 
@@ -25,14 +24,8 @@ def play(stored: Reader, device: Device) -> ReplaySession:
 class ReplaySession:
     """Gives the stored rows one batch after another."""
 
-    def __init__(self, stored: Reader, device: Device) -> None:
-        self.report = DeviceReport(
-            device=device.device,
-            runtime=device.runtime,
-            options=device.options,
-            simulated=device.simulated,
-            nodes=device.nodes,
-        )
+    def __init__(self, stored: Reader, device: DeviceReport) -> None:
+        self.report = device
         self.device_ms = _NONE
         self._stored = stored
         self._done = 0

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from harness.detector.artifact import Artifact, HeadSpec, Variant
@@ -24,19 +25,27 @@ COPY = "copy"
 """Output of the network of a detector plug-in that has none of its own: a copy of the input."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceReport:
-    """What a session really runs on, as the runtime reports it."""
+class DeviceReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a session really runs on, as the runtime reports it; part of the record."""
 
     device: str
     """`cpu`, `cuda:0`, `ascend:0`."""
     runtime: dict[str, str]
     """Name → version of runtime and driver."""
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str]
     """Providers, thread counts and precision in effect."""
-    simulated: bool = False
-    nodes: dict[str, int] = field(default_factory=dict)
-    """Who runs the graph → how many of its nodes, the one asked for first; empty where the runtime does not tell."""
+    simulated: bool
+    nodes: dict[str, int] = {}
+    """Name of what runs a part of the graph → its number of nodes, the requested one first; empty if the runtime does not say."""
+
+    @property
+    def described(self) -> str:
+        """The device, and how much of the graph it ran if that may not be all: `cuda:0 (40 of 42 nodes, …)`."""
+        if (self.device == "cpu" and len(self.nodes) < 2) or not self.nodes:
+            return self.device
+        requested, *others = self.nodes
+        rest = "".join(f", {self.nodes[name]} on {name}" for name in others)
+        return f"{self.device} ({self.nodes[requested]} of {sum(self.nodes.values())} nodes{rest})"
 
 
 class Session(Protocol):

@@ -122,32 +122,37 @@ def _git(*arguments: str) -> str | None:
 
 CANN_SET_ENV = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
 """From CANN 8.5 on the folder is `/usr/local/Ascend/cann`."""
-
-
+_VERSION_FILES = (
+    "compiler/version.info",
+    "runtime/version.info",
+    "version.info",
+    "compiler/version.cfg",
+    "version.cfg",
+)
 VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
 """Which devices a process may see; it counts those from 0."""
 
 
-def cann_home() -> Path | None:
-    """Folder of the toolkit; `None` where no toolkit's `set_env.sh` was sourced."""
-    for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"):
-        if os.environ.get(name):
-            return Path(os.environ[name])
+def cann_home(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Folder of the CANN toolkit; `None` if no toolkit's `set_env.sh` was sourced."""
+    for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
+        if environment.get(name):
+            return Path(environment[name])
     return None
 
 
-def cann_version() -> str | None:
-    """Version of the toolkit, `8.0.0`; `None` without a toolkit, or where it has no `version.info`.
+def cann_version(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Version of the CANN toolkit, `8.0.0`; `None` without a toolkit, or if none of its files names a version.
 
     MindSpore reads `compiler/version.info`; that the file lies beside other parts too is an assumption.
     """
-    root = cann_home()
-    for part in ("compiler", "runtime", ".") if root is not None else ():
-        file = Path(str(root)) / part / "version.info"
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-        for line in lines:
-            if line.startswith("Version="):
-                return line.partition("=")[2].strip()
+    home = cann_home(environment)
+    for name in _VERSION_FILES if home is not None else ():
+        with contextlib.suppress(OSError):
+            text = Path(str(home), name).read_text("utf-8", errors="replace")
+            match = re.search(r"^\s*version\s*=\s*\W*(\d[\w.]*)", text, re.IGNORECASE | re.MULTILINE)
+            if match is not None:
+                return match[1]
     return None
 
 
@@ -161,23 +166,15 @@ def visible_devices() -> dict[str, str]:
     return {VISIBLE_DEVICES: os.environ.get(VISIBLE_DEVICES, "all")}
 
 
-_VERSION_FILES = ("version.info", "compiler/version.info", "version.cfg", "compiler/version.cfg")
-
-
-def installed_cann(environment: Mapping[str, str]) -> str:
-    """Version of the toolkit that `environment` points to, from its `version.info`.
+def require_cann_version(environment: Mapping[str, str] = os.environ) -> str:
+    """Version of the CANN toolkit that `environment` points to.
 
     Raises:
-        UsageError: no toolkit, or none that says its version.
+        UsageError: no toolkit, or none of its files names a version.
     """
-    for variable in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
-        home = environment.get(variable)
-        for name in _VERSION_FILES if home else ():
-            with contextlib.suppress(OSError):
-                text = Path(str(home), name).read_text("utf-8", errors="replace")
-                match = re.search(r"^\s*version\s*=\s*\W*(\d[\w.]*)", text, re.IGNORECASE | re.MULTILINE)
-                if match is not None:
-                    return match[1]
-    raise UsageError(
-        "the toolkit's version is not known (no version.info below ASCEND_TOOLKIT_HOME): give --cann, 7.0 for example"
-    )
+    version = cann_version(environment)
+    if version is None:
+        raise UsageError(
+            "the toolkit's version is not known (no version.info below ASCEND_TOOLKIT_HOME): give --cann, 7.0 for example"
+        )
+    return version

@@ -240,7 +240,7 @@ class Session:
             "cores_at_import": str(CORES_AT_IMPORT),
             "cores_of_threads": str({len(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")}),
         }
-        self.report = DeviceReport(device="fake", runtime={"fake": "1.0"}, options=options)
+        self.report = DeviceReport(device="fake", runtime={"fake": "1.0"}, options=options, simulated=False)
 
     def run(self, batch):
         self.runs += 1

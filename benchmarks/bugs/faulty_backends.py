@@ -208,7 +208,9 @@ class OnnxSession:
         from onnx.reference import ReferenceEvaluator
 
         self._model = ReferenceEvaluator(path)
-        self.report = DeviceReport(device="cpu", runtime={"onnx": onnx.__version__})
+        self.report = DeviceReport(
+            device="cpu", runtime={"onnx": onnx.__version__}, options={}, simulated=False
+        )
         self.device_ms: Mapping[str, float] = {}
 
     def run(self, batch: AnyArray) -> Outputs:

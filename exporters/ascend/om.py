@@ -149,7 +149,7 @@ def _plan(artifact: Artifact, request: OmRequest, *, head_in_graph: bool) -> Pla
         raise UsageError(
             f"{artifact.path}: {source_.id} is of batch {source_.gears[0]} alone: leave out --batch and --gears, or export ONNX"
         )
-    cann = request.cann or machine.installed_cann({} if request.atc == atc.SIMULATED else os.environ)
+    cann = request.cann or machine.require_cann_version({} if request.atc == atc.SIMULATED else os.environ)
     static = len(request.batches) == 1
     batch = request.batches[0] if static else None
     name, shape = source_.input.name, source_.input.shape

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from harness import storage
+from harness.contracts import DeviceReport
 from harness.detector.artifact import Thresholds, Variant, Weights
 from harness.errors import RecordError
 from harness.machine import Host
@@ -72,26 +73,6 @@ class Data(_Strict, frozen=True, kw_only=True):
     """Masks that lose defective pixels to the crop."""
     masks_emptied: int
     """Masks that lose all of them: the image still counts as defective, its map has no region to find."""
-
-
-class Device(_Strict, frozen=True, kw_only=True):
-    """What the session ran on, as the runtime reports it."""
-
-    device: str
-    runtime: dict[str, str]
-    options: dict[str, str]
-    simulated: bool
-    nodes: dict[str, int] = {}
-    """Provider → number of the graph's nodes it ran, the requested one first; empty if the runtime does not say."""
-
-    @property
-    def described(self) -> str:
-        """The device, and how much of the graph it ran where that may not be all: `cuda:0 (40 of 42 nodes, …)`."""
-        if (self.device == "cpu" and len(self.nodes) < 2) or not self.nodes:
-            return self.device
-        first, *others = self.nodes
-        rest = "".join(f", {self.nodes[name]} on {name}" for name in others)
-        return f"{self.device} ({self.nodes[first]} of {sum(self.nodes.values())} nodes{rest})"
 
 
 class Fit(_Strict, frozen=True, kw_only=True):
@@ -167,7 +148,7 @@ class Record(_Strict, frozen=True, kw_only=True):
     started: str
     """UTC, ISO 8601."""
     finished: str
-    device: Device | None = None
+    device: DeviceReport | None = None
     data: Data | None = None
     images: tuple[ImageResult, ...] = ()
     metrics: dict[str, float] = {}

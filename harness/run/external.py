@@ -19,11 +19,12 @@ from typing import Any, Literal
 import numpy as np
 
 from harness import datasets, registry, storage
+from harness.contracts import DeviceReport
 from harness.detector import artifact
 from harness.detector.artifact import Artifact, TensorSpec, Variant
 from harness.errors import DatasetError, UsageError
 from harness.records import batches, outputs, record
-from harness.records.record import Device, Source
+from harness.records.record import Source
 from harness.run.job import Job, head_of
 from harness.run.options import RunOptions
 from harness.types import AnyArray, Case
@@ -100,7 +101,7 @@ def _job(request: ScoreRequest, detector: Artifact) -> Job:
         fingerprint=fingerprint,
         out=request.out,
         inputs=folder.path,
-        outputs_device=Device(
+        outputs_device=DeviceReport(
             device=f"elsewhere (files in the names of {request.program})",
             runtime={},
             options={"model": "not verified: the one that the inputs were written for"},

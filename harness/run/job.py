@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from harness import __version__, machine, metrics, storage
+from harness.contracts import DeviceReport
 from harness.detector.artifact import HEAD, Artifact, HeadSpec, Manifest, Variant
 from harness.errors import ArtifactError, RecordError
 from harness.records import record
-from harness.records.record import Device, Fit, Record, Source
+from harness.records.record import Fit, Record, Source
 from harness.types import Case, Category
 
 GRAPH = "graph"
@@ -44,7 +45,7 @@ class Job:
     """Folder of input batches that replace preprocessing."""
     outputs: Path | None = None
     """Saved outputs that are scored instead of running the network."""
-    outputs_device: Device | None = None
+    outputs_device: DeviceReport | None = None
     """The device that gave those outputs."""
     replayed: Path | None = None
     """The record that those outputs belong to; it also contains the ground truth."""

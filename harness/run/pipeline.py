@@ -20,15 +20,7 @@ from harness.detector.preprocess import Preprocessor
 from harness.errors import DatasetError, HarnessError, RecordError
 from harness.records import batches, outputs, record
 from harness.records.outputs import Reader
-from harness.records.record import (
-    DEVICE_STAGES,
-    Data,
-    Device,
-    EvidenceArrays,
-    ImageResult,
-    Record,
-    StoredOutputs,
-)
+from harness.records.record import DEVICE_STAGES, Data, EvidenceArrays, ImageResult, Record, StoredOutputs
 from harness.run import inputs, replay
 from harness.run.job import GRAPH, Job, blank, now
 from harness.types import AnyArray, Float32, Sample, UInt8
@@ -94,7 +86,7 @@ def run(
         )
     measured = msgspec.structs.replace(
         _with_results(unmeasured, job, results, ground_truth, timed=saved is None),
-        device=_device(session),
+        device=session.report,
         load_ms=load_ms,
         first_inference_ms=first_inference_ms,
         outputs=_saved_outputs(job),
@@ -277,17 +269,6 @@ def latency_stages(
         if device and all(name in times for times in device):
             stages[name] = [times[name] for times in device]
     return stages
-
-
-def _device(session: Session) -> Device:
-    report = session.report
-    return Device(
-        device=report.device,
-        runtime=report.runtime,
-        options=report.options,
-        simulated=report.simulated,
-        nodes=report.nodes,
-    )
 
 
 def _saved_outputs(job: Job) -> StoredOutputs | None:

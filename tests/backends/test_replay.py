@@ -22,7 +22,7 @@ from harness.detector.artifact import Artifact, HeadSpec, TensorSpec
 from harness.detector.preprocess import Windows
 from harness.errors import HarnessError, RecordError
 from harness.records import outputs, record
-from harness.records.record import Device, Record
+from harness.records.record import Record
 from harness.run import pipeline, plan
 from harness.run import replay as replay_module
 from harness.types import AnyArray
@@ -30,7 +30,7 @@ from tests.conftest import Tiny
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-CPU = Device(device="cpu", runtime={"some": "1"}, options={"threads": "1"}, simulated=False)
+CPU = DeviceReport(device="cpu", runtime={"some": "1"}, options={"threads": "1"}, simulated=False)
 
 
 def measured(tiny: Tiny, out: Path, *, backend: str = "onnxruntime-cpu", batch_size: int = 3) -> Record:
@@ -338,7 +338,7 @@ class Halving:
     """Gives back half of what goes in."""
 
     device_ms: Mapping[str, float] = {}
-    report = DeviceReport(device="none", runtime={}, options={})
+    report = DeviceReport(device="none", runtime={}, options={}, simulated=False)
 
     def run(self, batch: AnyArray) -> dict[str, AnyArray]:
         return {"reconstruction": batch * np.float32(0.5)}

@@ -11,11 +11,12 @@ import msgspec
 import numpy as np
 
 from harness import metrics, storage
+from harness.contracts import DeviceReport
 from harness.detector.artifact import Thresholds, Weights
 from harness.machine import Host
 from harness.parity import PairReport, compare
 from harness.records import record
-from harness.records.record import Data, Device, EvidenceArrays, ImageResult, Record
+from harness.records.record import Data, EvidenceArrays, ImageResult, Record
 from harness.types import AnyArray, Case
 
 HOST = Host(
@@ -88,7 +89,7 @@ class Results:
             host=HOST,
             started="2025-01-01T00:00:00+00:00",
             finished="2025-01-01T00:00:01+00:00",
-            device=Device(device="CPU", runtime={}, options={}, simulated=False),
+            device=DeviceReport(device="CPU", runtime={}, options={}, simulated=False),
             data=Data(
                 fingerprint="f" * 64,
                 good=int((given.labels == 0).sum()),

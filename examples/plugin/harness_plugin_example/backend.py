@@ -7,7 +7,9 @@ from harness.errors import ArtifactError
 
 
 class CopySession:
-    report = DeviceReport(device="cpu", runtime={"numpy": np.__version__}, options={"threads": "1"})
+    report = DeviceReport(
+        device="cpu", runtime={"numpy": np.__version__}, options={"threads": "1"}, simulated=False
+    )
     device_ms = {}  # copies to and from a device take no time here
 
     def run(self, batch):

@@ -437,7 +437,7 @@ def test_the_version_is_read_from_the_toolkit(
 ) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
-    assert machine.installed_cann({variable: str(tmp_path)}) == version
+    assert machine.require_cann_version({variable: str(tmp_path)}) == version
 
 
 @pytest.mark.parametrize("text", [None, "", "timestamp=1", "Version=latest"])
@@ -445,7 +445,7 @@ def test_a_toolkit_of_unknown_version_is_asked_for(tmp_path: Path, text: str | N
     if text is not None:
         (tmp_path / "version.info").write_text(text)
     with pytest.raises(UsageError, match="give --cann"):
-        machine.installed_cann({"ASCEND_TOOLKIT_HOME": str(tmp_path)})
+        machine.require_cann_version({"ASCEND_TOOLKIT_HOME": str(tmp_path)})
 
 
 def test_the_toolkit_gives_the_version_but_not_to_the_simulator(

@@ -19,8 +19,9 @@ import pytest
 from exporters.weights.backbones import BACKBONES
 from harness import cli, registry
 from harness.cli import export, fit, outcome
+from harness.contracts import DeviceReport
 from harness.records import record
-from harness.records.record import Device, Source
+from harness.records.record import Source
 from tests.conftest import Tiny, write_image
 from tests.harness.record_factory import Results, outputs
 
@@ -104,7 +105,7 @@ def test_the_reference_is_the_training_framework_else_the_most_exact_backend(
     results: Results, backends: tuple[str, str], reference: str
 ) -> None:
     for name in backends:
-        device = Device(device="any", runtime={}, options={}, simulated="simulated" in name)
+        device = DeviceReport(device="any", runtime={}, options={}, simulated="simulated" in name)
         backend, _, source = name.removesuffix(")").partition(" (")
         replayed = Source(record_sha256="1" * 64, made_by=source) if backend == "replay" else None
         results.add(backend, outputs(), device=device, case={"source": source or None}, source=replayed)

@@ -14,9 +14,10 @@ import pytest
 
 from harness import storage
 from harness.cli import main
+from harness.contracts import DeviceReport
 from harness.gates import interleaved, ratios
 from harness.records import record
-from harness.records.record import Device, Record
+from harness.records.record import Record
 from tests.harness.gates.gatefiles import (
     BOUND,
     HOST_AWAY,
@@ -36,7 +37,7 @@ SPEED = 'kind = "bound"\nvalue = "images_per_second"\nstage = "infer_head"\nof =
 SIZE = 'kind = "growth"\nvalue = "model_bytes"\nat_most = 1.0\n'
 ALL = (BOUND, PIXELS, SPEED, NONINFERIOR, MEMORY, SIZE, PARITY, LATENCY, RELATIVE)
 OF_RECORDS = tuple(rule for rule in ALL if rule not in (LATENCY, RELATIVE))
-SIMULATED = Device(device="npu", runtime={}, options={}, simulated=True)
+SIMULATED = DeviceReport(device="npu", runtime={}, options={}, simulated=True)
 
 
 @pytest.fixture

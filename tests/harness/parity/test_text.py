@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from harness import parity
-from harness.records.record import Device
+from harness.contracts import DeviceReport
 from tests.harness.parity.pairs import (
     noisy,
     with_pixel,
@@ -31,7 +31,7 @@ def test_the_lines_show_what_was_compared_the_differences_and_the_verdict_last(r
     base = with_score(outputs(), 4, 2.5009)
     results.add("reference", base)
     results.add("other", with_score(base, 4, 2.49999))
-    simulated = Device(device="NPU", runtime={}, options={}, simulated=True)
+    simulated = DeviceReport(device="NPU", runtime={}, options={}, simulated=True)
     results.add("model", with_pixel(base, (0, 0, 0), 3.0), device=simulated)
     results.add("dead", outputs(), status="failed", reason="killed by signal 9")
     text = parity.lines(parity.parity(results.folder, reference="reference"))

@@ -9,13 +9,13 @@ import json
 import pytest
 
 from harness import parity
+from harness.contracts import DeviceReport
 from harness.parity import (
     PROFILES,
     Limits,
     compare,
 )
 from harness.parity.tolerances import precision_of, profile_of, search_tolerance
-from harness.records.record import Device
 from tests.harness.parity.pairs import (
     level,
     with_score,
@@ -31,8 +31,8 @@ def test_the_profile_is_that_of_the_looser_variant_in_either_order(
     assert profile_of(one, two, outputs={}).name == "int8"
 
 
-def device(**options: str) -> Device:
-    return Device(device="npu", runtime={}, options=options, simulated=False)
+def device(**options: str) -> DeviceReport:
+    return DeviceReport(device="npu", runtime={}, options=options, simulated=False)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from harness.types import AnyArray
 class Twice:
     """Returns twice the sums of three rows, in 2 ms."""
 
-    report = DeviceReport(device="cpu", runtime={}, options={"precision": "float32"})
+    report = DeviceReport(device="cpu", runtime={}, options={"precision": "float32"}, simulated=False)
 
     def __init__(self, shape: tuple[int, ...] = (3,)) -> None:
         self.device_ms: Mapping[str, float] = {}

@@ -13,10 +13,11 @@ import pytest
 
 from harness import build, cli
 from harness.build import OmRequest
+from harness.contracts import DeviceReport
 from harness.detector import artifact
 from harness.detector.artifact import Artifact
 from harness.errors import ArtifactError, DatasetError, HarnessError, Unavailable, UsageError
-from harness.records.record import Device, Distribution, Record
+from harness.records.record import Distribution, Record
 from harness.records.tuning import Trial, Tuned
 from harness.run import plan, tuning
 from harness.tables import tuning as tuning_table
@@ -113,7 +114,7 @@ def test_the_table_has_milliseconds_and_megabytes(results: Results) -> None:
 
 
 def test_each_backend_has_its_own_pareto_front_and_float32_reference(results: Results) -> None:
-    simulated = Device(device="chip", runtime={}, options={}, simulated=True)
+    simulated = DeviceReport(device="chip", runtime={}, options={}, simulated=True)
     records = [
         add(results, "fp32", scored(), 10.0),
         add(results, "int8", scored(moved=0.3), 5.0),
@@ -154,7 +155,7 @@ def test_the_pareto_front_contains_the_settings_that_no_other_beats(results: Res
 
 
 def test_simulators_failures_and_refusals_are_shown_but_never_on_the_pareto_front(results: Results) -> None:
-    simulated = Device(device="chip", runtime={}, options={}, simulated=True)
+    simulated = DeviceReport(device="chip", runtime={}, options={}, simulated=True)
     records = [
         add(results, "fp32", scored(), 10.0),
         add(results, "om", scored(), 0.1, backend="chip", device=simulated),
@@ -203,7 +204,7 @@ def test_times_of_two_machines_are_not_compared(results: Results) -> None:
 
 def test_equal_float32_scores_give_no_scale(results: Results) -> None:
     flat = dataclasses.replace(scored(), scores=np.ones(8))
-    simulated = Device(device="chip", runtime={}, options={}, simulated=True)
+    simulated = DeviceReport(device="chip", runtime={}, options={}, simulated=True)
     records = [
         add(results, "fp32", flat, 10.0),
         add(results, "int8", flat, 5.0),

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from harness import tables
+from harness.contracts import DeviceReport
 from harness.detector.training_log import TrainingLog
 from harness.errors import HarnessError
-from harness.records.record import Device, Distribution, Fit, Record
+from harness.records.record import Distribution, Fit, Record
 from harness.tables import Block, Cell
 from tests.harness.record_factory import HOST, Results, outputs
 
@@ -40,7 +41,7 @@ def made(results: Results, backend: str, category: str = "bottle", **changes: An
         "fit": FIT,
         "training": TRAINING,
         "metrics": {"image_auroc": 0.9, "pixel_auroc": 0.75},
-        "device": Device(device="CPU", runtime={"runtime": "1.2"}, options={}, simulated=False),
+        "device": DeviceReport(device="CPU", runtime={"runtime": "1.2"}, options={}, simulated=False),
         "latency_ms": {"infer_head": Distribution(mean=9, p50=8, p90=0, p95=0, p99=0)},
         "images_per_second": 20.0,
     }
@@ -167,7 +168,7 @@ def test_a_category_only_one_backend_has_is_absent_from_the_other(results: Resul
 
 
 def test_a_simulated_device_is_called_that(results: Results) -> None:
-    device = Device(device="Ascend310", runtime={}, options={}, simulated=True)
+    device = DeviceReport(device="Ascend310", runtime={}, options={}, simulated=True)
     block = blocks(made(results, "ascend310", device=device))["inference"]
     assert str(values(block)["Resource"]).startswith("Ascend310 (SIMULATED, not hardware); ")
     assert block.rows["Runtime"][0] == Cell(text=None, why_absent="the record does not say")

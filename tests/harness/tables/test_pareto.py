@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from harness import cli, tables
+from harness.contracts import DeviceReport
 from harness.errors import MissingExtra, RecordError, UsageError
 from harness.records import record
-from harness.records.record import Device
 from harness.tables import pareto_plot
 from tests.harness.record_factory import HOST, Results, outputs
 from tests.harness.tables.test_pivot import of, timed
@@ -57,7 +57,7 @@ def test_two_equal_points_are_both_on_the_front(results: Results) -> None:
 
 
 def test_a_simulator_is_shown_and_beats_nothing(results: Results) -> None:
-    device = Device(device="SIMULATED chip", runtime={}, options={}, simulated=True)
+    device = DeviceReport(device="SIMULATED chip", runtime={}, options={}, simulated=True)
     add(results, "chip", 0.99, 0.1, device=device)
     add(results, "cpu", 0.8, 2.0)
     assert on_front(results) == {"cpu"}
@@ -178,7 +178,7 @@ BOARD = msgspec.structs.replace(HOST, name="board", processor="small")
 
 
 def test_each_device_of_each_host_has_a_front_of_its_own(results: Results) -> None:
-    gpu = Device(device="cuda:0", runtime={}, options={}, simulated=False)
+    gpu = DeviceReport(device="cuda:0", runtime={}, options={}, simulated=False)
     namesake = msgspec.structs.replace(HOST, processor="another")
     add(results, "best", 0.9, 1.0)
     add(results, "beaten", 0.8, 2.0)
@@ -280,7 +280,7 @@ def test_the_picture_marks_the_front_and_leaves_hollow_what_is_not_compared(resu
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from matplotlib.figure import Figure
 
-    simulated = Device(device="SIMULATED chip", runtime={}, options={}, simulated=True)
+    simulated = DeviceReport(device="SIMULATED chip", runtime={}, options={}, simulated=True)
     add(results, "chip", 0.95, 0.5, device=simulated)
     add(results, "fast", 0.6, 1.0)
     add(results, "beaten", 0.5, 2.0)

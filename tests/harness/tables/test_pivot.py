@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from harness import cli, tables
+from harness.contracts import DeviceReport
 from harness.errors import RecordError
 from harness.records import record
-from harness.records.record import Data, Device, distribution
+from harness.records.record import Data, distribution
 from tests.harness.record_factory import HOST, Results, images, outputs
 
 
@@ -268,7 +269,7 @@ def test_a_mean_that_a_category_lacks_is_absent(results: Results) -> None:
 
 
 def test_a_simulator_is_the_last_column_and_marked(results: Results) -> None:
-    device = Device(device="SIMULATED chip", runtime={}, options={}, simulated=True)
+    device = DeviceReport(device="SIMULATED chip", runtime={}, options={}, simulated=True)
     results.add("a-chip", outputs(), device=device)
     results.add("cpu", outputs())
     (side_by_side,) = pivot(results, "backend")

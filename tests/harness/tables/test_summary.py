@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from harness import tables
-from harness.records.record import DEVICE_STAGES, Data, Device, Distribution, Record, Source
+from harness.contracts import DeviceReport
+from harness.records.record import DEVICE_STAGES, Data, Distribution, Record, Source
 from tests.harness.record_factory import HOST, Results, outputs
 
 TOTAL = Distribution(mean=9, p50=10.04, p90=12, p95=15, p99=20.26)
@@ -18,7 +19,7 @@ INFER = Distribution(mean=4, p50=4, p90=5, p95=6, p99=7)
 @pytest.fixture
 def records(results: Results) -> tuple[Record, ...]:
     """One measured with masks cut by the crop, one with an undefined metric, one failed; not sorted."""
-    device = Device(device="Ascend910", runtime={}, options={}, simulated=True)
+    device = DeviceReport(device="Ascend910", runtime={}, options={}, simulated=True)
     data = Data(fingerprint="f", good=4, defective=4, masks_cut=0, masks_emptied=0)
     blank = {
         "device": device,
@@ -193,7 +194,7 @@ def test_records_that_differ_in_more_than_the_category_do_not_share_a_table(
 
 def test_a_table_of_several_weights_or_devices_names_them_all(records: tuple[Record, ...]) -> None:
     weights = msgspec.structs.replace(records[2].weights, source="imagenet.safetensors")
-    device = Device(device="CPU", runtime={}, options={}, simulated=False)
+    device = DeviceReport(device="CPU", runtime={}, options={}, simulated=False)
     mixed = [records[1], msgspec.structs.replace(records[2], weights=weights, device=device)]
     (table,) = tables.tables(mixed)
     assert table.weights == "imagenet.safetensors, random"
@@ -215,7 +216,7 @@ def test_a_table_of_several_weights_or_devices_names_them_all(records: tuple[Rec
 def test_a_table_shows_how_much_of_the_graph_the_device_ran(
     records: tuple[Record, ...], name: str, nodes: dict[str, int], shown: str
 ) -> None:
-    device = Device(device=name, runtime={}, options={}, simulated=False, nodes=nodes)
+    device = DeviceReport(device=name, runtime={}, options={}, simulated=False, nodes=nodes)
     (table,) = tables.tables([msgspec.structs.replace(records[1], device=device)])
     assert table.setting.startswith(f"device {shown} · batch")
 
@@ -289,7 +290,7 @@ def test_the_mean_of_rates_is_the_rate_of_the_mean_time(records: tuple[Record, .
 
 
 BOARD = msgspec.structs.replace(HOST, name="board", processor="small")
-CPU = Device(device="CPU", runtime={}, options={}, simulated=False)
+CPU = DeviceReport(device="CPU", runtime={}, options={}, simulated=False)
 
 
 @pytest.mark.parametrize(

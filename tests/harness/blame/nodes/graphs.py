@@ -125,7 +125,7 @@ class Session:
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self.report = DeviceReport(device="faulty", runtime={"faulty": "1"})
+        self.report = DeviceReport(device="faulty", runtime={"faulty": "1"}, options={}, simulated=False)
 
     def run(self, batch: AnyArray) -> dict[str, AnyArray]:
         arrays: dict[str, AnyArray] = self._session.run(batch)
