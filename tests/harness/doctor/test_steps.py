@@ -209,6 +209,8 @@ def test_a_driver_that_takes_its_process_down_is_a_finding(
         "    def unavailable(self):\n"
         "        print('the driver speaks', file=sys.stderr, flush=True)\n"
         "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    def open(self, artifact, variant, *, threads):\n"
+        "        raise AssertionError\n"
         "backend = Backend()\n"
     )
     info = tmp_path / "deadly-1.0.dist-info"
