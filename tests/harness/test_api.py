@@ -67,8 +67,8 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="'harness' has no attribute 'scroe'"):
-        harness.scroe  # type: ignore[attr-defined] # noqa: B018
+    with pytest.raises(AttributeError, match="'harness' has no attribute 'scores_of'"):
+        harness.scores_of  # type: ignore[attr-defined] # noqa: B018
 
 
 def test_scores_of_files_are_those_that_bench_records(tiny: Tiny, results: Path) -> None:
