@@ -160,7 +160,7 @@ class _Walk:
             cann=_SIMULATED_CANN if simulated else None,
         )
         with tempfile.TemporaryDirectory() as folder:
-            smoke_artifact = smoke_model.write(Path(folder) / "trial")
+            smoke_artifact = smoke_model.write(Path(folder) / "smoke")
             variant = _compiled(smoke_artifact, request)
             session = self.backend.open(artifact.read(smoke_artifact.path), variant, threads=1)
             with contextlib.closing(session):

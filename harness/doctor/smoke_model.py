@@ -1,7 +1,7 @@
-"""A detector of one convolution, to try a backend on: written without any SDK, with its answers known.
+"""A detector of one convolution whose outputs are known, for the smoke test of a backend.
 
-The ONNX file is put together field by field (protobuf wire format; field numbers from onnx.proto), so that a board
-without the package `onnx` has a model too.
+Its ONNX file `smoke.onnx` is shipped, so that a board without the package `onnx` has a model too. It has opset 11, which
+every CANN with an ONNX parser takes, and a free batch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOLERANCE = 5e-3
 """Largest difference from `expected` relative to its largest value; float16 needs about 1e-3."""
 _SHAPES = {"image": (3, SIDE, SIDE), "embedding": (6, SIDE // 4, SIDE // 4)}
 _KERNELS = np.random.default_rng(7).normal(0, 0.2, (6, 3, 4, 4)).astype(np.float32)
-_FLOAT, _INTS = 1, 7
+_MODEL = Path(__file__).with_name("smoke.onnx")
 
 
 def images() -> Float32:
@@ -39,7 +39,7 @@ def images() -> Float32:
 
 
 def expected(batch: Float32) -> Float32:
-    """What the model gives for (N, 3, 32, 32): a convolution with kernel 4 and stride 4, (N, 6, 8, 8)."""
+    """The model's output for (N, 3, 32, 32): a convolution with kernel 4 and stride 4, (N, 6, 8, 8)."""
     patches = batch.reshape(len(batch), 3, SIDE // 4, 4, SIDE // 4, 4)
     return np.asarray(np.einsum("ncykxl,dckl->ndyx", patches, _KERNELS), np.float32)
 
@@ -49,11 +49,11 @@ def difference(outputs: dict[str, Float32], batch: Float32) -> float:
 
     Not finite values count as infinitely far.
     """
-    wanted, found = expected(batch), outputs.get("embedding")
-    if set(outputs) != {"embedding"} or found is None or found.shape != wanted.shape:
+    right, output = expected(batch), outputs.get("embedding")
+    if set(outputs) != {"embedding"} or output is None or output.shape != right.shape:
         return float("inf")
-    far = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    return far if np.isfinite(far) else float("inf")
+    distance = float(np.abs(output - right).max() / np.abs(right).max())
+    return distance if np.isfinite(distance) else float("inf")
 
 
 def write(folder: Path) -> Artifact:
@@ -64,9 +64,9 @@ def write(folder: Path) -> Artifact:
     artifact.write_arrays(folder / artifact.STATE, state)
     manifest = Manifest(
         schema=artifact.SCHEMA,
-        detector="trial",
-        backbone="trial",
-        category="trial",
+        detector="smoke",
+        backbone="smoke",
+        category="smoke",
         preprocessing=standard_steps(SIDE, SIDE),
         head=HeadSpec(name="graph", parameters={}),
         thresholds=Thresholds(
@@ -84,7 +84,7 @@ def write(folder: Path) -> Artifact:
     fields["detector_sha256"] = artifact.detector_digest(manifest)
     artifact.write_manifest(folder, Manifest(**fields))
     model = folder / "onnx-fp32.onnx"
-    storage.write_bytes(model, onnx_bytes())
+    storage.write_bytes(model, _MODEL.read_bytes())
     image, output = (
         TensorSpec(name=name, dtype="float32", shape=(None, *shape)) for name, shape in _SHAPES.items()
     )
@@ -100,46 +100,3 @@ def write(folder: Path) -> Artifact:
     )
     artifact.add_variant(folder, variant)
     return artifact.read(folder)
-
-
-def onnx_bytes() -> bytes:
-    """The model: opset 11, which every CANN with an ONNX parser takes; the batch is free."""
-    attributes = b"".join(
-        _part(5, _text(1, name) + b"".join(_number(8, 4) for _ in range(2)) + _number(20, _INTS))
-        for name in ("kernel_shape", "strides")
-    )
-    node = _text(1, "image") + _text(1, "kernels") + _text(2, "embedding") + _text(3, "conv")
-    node += _text(4, "Conv") + attributes
-    weights = b"".join(_number(1, size) for size in _KERNELS.shape)
-    weights += _number(2, _FLOAT) + _text(8, "kernels") + _part(9, _KERNELS.tobytes())
-    graph = _part(1, node) + _text(2, "trial") + _part(5, weights)
-    graph += _part(11, _value("image")) + _part(12, _value("embedding"))
-    return _number(1, 6) + _text(2, "harness") + _part(7, graph) + _part(8, _text(1, "") + _number(2, 11))
-
-
-def _value(name: str) -> bytes:
-    """A `ValueInfoProto` of float32 with a free batch."""
-    sizes = _part(1, _text(2, "batch")) + b"".join(_part(1, _number(1, size)) for size in _SHAPES[name])
-    tensor = _number(1, _FLOAT) + _part(2, sizes)
-    return _text(1, name) + _part(2, _part(1, tensor))
-
-
-def _text(field: int, text: str) -> bytes:
-    return _part(field, text.encode())
-
-
-def _part(field: int, data: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(data)) + data
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits per byte, the low ones first."""
-    made = bytearray()
-    while value > 0x7F:
-        made.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes((*made, value))

@@ -117,7 +117,7 @@ def _model(backend: str) -> str:
             f"there is no ten-line model in format {asked.formats[0]}: run bench on an exported artifact"
         )
     with tempfile.TemporaryDirectory() as folder:
-        found = smoke_model.write(Path(folder) / "trial")
+        found = smoke_model.write(Path(folder) / "smoke")
         session = asked.open(found, found.variant(("onnx",)), threads=1)
         try:
             batch = smoke_model.images()

@@ -90,11 +90,11 @@ def test_a_check_is_one_line_and_another_for_what_to_do(check: Check, line: str)
     assert check.line() == line
 
 
-def test_the_trial_model_is_valid_onnx_and_computes_what_numpy_does(tmp_path: Path) -> None:
+def test_the_smoke_model_is_valid_onnx_and_computes_what_numpy_does(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     reference = pytest.importorskip("onnx.reference", reason="onnx is not installed")
-    found = smoke_model.write(tmp_path / "trial")
-    model = onnx.load(str(found.model_file(found.manifest.variants[0])))
+    detector = smoke_model.write(tmp_path / "smoke")
+    model = onnx.load(str(detector.model_file(detector.manifest.variants[0])))
     onnx.checker.check_model(model, full_check=True)
     assert [(item.domain, item.version) for item in model.opset_import] == [("", 11)]
     batch = np.concatenate([smoke_model.images(), 2 * smoke_model.images()])
