@@ -53,7 +53,7 @@ def export(
     id_ = identifier(made_from, request)
     target = artifact.path / f"{id_}.onnx"
     try:
-        reduced = _lowered(model, request, keep, rows)
+        reduced = _reduced(model, request, keep, rows)
         with storage.replacing(target) as temporary:
             onnx.save(_checked(reduced, model), str(temporary))
             agreement = _agreement(file, temporary, rows)
@@ -138,7 +138,7 @@ def _samples(artifact: Artifact, category: Category, count: int) -> Sequence[Sam
     return spread(seen, count)
 
 
-def _lowered(
+def _reduced(
     model: onnx.ModelProto, request: PrecisionRequest, keep: AbstractSet[str], rows: Sequence[AnyArray]
 ) -> onnx.ModelProto:
     if request.precision == "fp16":
@@ -165,7 +165,7 @@ def _checked(reduced: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProt
     return reduced
 
 
-def _agreement(reference: Path, lowered: Path, rows: Sequence[AnyArray]) -> dict[str, float]:
+def _agreement(reference: Path, reduced: Path, rows: Sequence[AnyArray]) -> dict[str, float]:
     """Output → largest difference from float32 on `rows`, relative to float32's largest value.
 
     Raises:
@@ -173,7 +173,7 @@ def _agreement(reference: Path, lowered: Path, rows: Sequence[AnyArray]) -> dict
     """
     first, second = (
         onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-        for path in (reference, lowered)
+        for path in (reference, reduced)
     )
     names = [output.name for output in first.get_outputs()]
     source = first.get_inputs()[0].name

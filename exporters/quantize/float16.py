@@ -1,7 +1,7 @@
-"""ONNX in float32 → ONNX that computes in float16, with inputs and outputs in float32; refused where float16 overflows.
+"""Converts a float32 ONNX model to float16, keeps its inputs and outputs in float32, and refuses overflow.
 
-`onnxruntime.transformers.float16` converts. It silently takes 65504 for a larger weight, and rounds between two nodes
-that both stay in float32: the first is refused here, the second undone.
+`onnxruntime.transformers.float16` converts. It silently replaces a larger weight by 65504, and rounds between two nodes
+that both stay in float32: this module refuses the first and undoes the second.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FLOAT, _FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
 def float16_from_float32(model: onnx.ModelProto, keep: Iterable[str]) -> onnx.ModelProto:
-    """A copy of `model` in float16, but for the nodes named in `keep`.
+    """Convert a copy of `model` to float16, except the nodes named in `keep`.
 
     Raises:
         ExportError: a weight is beyond 65504.
@@ -49,7 +49,7 @@ def float16_from_float32(model: onnx.ModelProto, keep: Iterable[str]) -> onnx.Mo
 
 
 def require_no_overflow(converted: onnx.ModelProto, batches: Iterable[AnyArray]) -> None:
-    """Run `made` with every tensor in float16 exposed, and refuse it where one of them is infinite or NaN.
+    """Run `converted` with every float16 tensor as an output, and refuse it if one is infinite or NaN.
 
     Raises:
         ExportError: names the tensor, the nodes around it, and how to keep them in float32; or nothing is in float16.
@@ -58,7 +58,7 @@ def require_no_overflow(converted: onnx.ModelProto, batches: Iterable[AnyArray])
     model.CopyFrom(converted)
     exposed = _exposed(model)
     if not exposed:
-        raise ExportError("nothing was lowered: every node was kept in float32; keep fewer")
+        raise ExportError("nothing is in float16: every node was kept in float32; pass fewer --keep-float")
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
@@ -85,7 +85,7 @@ def _is_half(value: Any) -> bool:
 
 
 def _overflow(converted: onnx.ModelProto, name: str) -> str:
-    """What to say of a tensor that float16 cannot hold."""
+    """The message about a tensor that float16 cannot hold."""
     makers = [node for node in converted.graph.node if name in node.output]
     if makers and makers[0].op_type == "Cast":  # it rounds what the node before it computes
         makers = [node for node in converted.graph.node if makers[0].input[0] in node.output] or makers

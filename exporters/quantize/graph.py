@@ -1,4 +1,4 @@
-"""A float32 ONNX graph made ready for a lower precision, and which of its nodes are to stay in float32."""
+"""Prepares a float32 ONNX graph for a reduced precision, and selects the nodes that stay in float32."""
 
 from __future__ import annotations
 

@@ -341,7 +341,7 @@ def test_an_operator_type_stays_float_wholly(widget: Path, tiny: Tiny) -> None:
 
 
 def test_all_kept_in_float_is_no_lower_precision(widget: Path, tiny: Tiny) -> None:
-    with pytest.raises(ExportError, match="nothing was lowered"):
+    with pytest.raises(ExportError, match="nothing is in float16"):
         lower(widget, tiny, changed(FP16, keep_float=("Conv", "Relu", "Mul", "Neg")))
     with pytest.raises(ExportError, match="nothing was quantised"):
         lower(widget, tiny, changed(INT8, keep_float=("Conv", "Relu", "Mul")))
