@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import numpy as np
 
 from harness import datasets
@@ -211,7 +212,7 @@ class FixedBatch:
 
     def __init__(self, session: Session, rows: int) -> None:
         fixed = {"batches": f"{rows} (a rest is filled up with its last row)"}
-        self.report = replace(session.report, options=session.report.options | fixed)
+        self.report = msgspec.structs.replace(session.report, options=session.report.options | fixed)
         self.device_ms: Mapping[str, float] = {}
         self._session = session
         self._rows = rows
