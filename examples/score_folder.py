@@ -44,7 +44,7 @@ def main():
         figure.suptitle(f"{Path(name).name}: {score:.3f}, {word}")
         for axes in (left, right):
             axes.set_axis_off()
-        figure.savefig(options.out / f"{Path(name).stem}.png")
+        figure.savefig(options.out / f"{Path(name).name}.png")  # `a.jpg` and `a.png` give two pictures
         plt.close(figure)
 
 

@@ -144,9 +144,13 @@ class Detector:
             DatasetError: no image, or one that cannot be read.
             HarnessError: the worker failed; the message holds its last words.
             Unavailable: the backend does not run on this machine.
-            UsageError: an unknown backend or variant, arrays of another type, or more threads than cores.
+            UsageError: an unknown backend or variant, arrays of another type, a batch size or thread number below 1, or more threads
+                than cores.
         """
         threads = machine.usable_cores() if threads is None else threads
+        for option, value in (("batch_size", batch_size), ("threads", threads)):
+            if value < 1:
+                raise UsageError(f"{option}={value}: at least 1 is needed")
         plan.require_cores(threads)
         chosen = plan.variant_for(self.artifact, backend, variant)
         with tempfile.TemporaryDirectory(prefix="harness-score-") as folder, _listening(progress):

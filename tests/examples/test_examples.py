@@ -35,7 +35,7 @@ def test_a_folder_is_scored_and_drawn(tiny: Tiny, tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in lines] == [str(path) for path in sorted(images.iterdir())]
     assert all(line.endswith((" good", " defective")) for line in lines)
     pictures = sorted((tmp_path / "heatmaps").iterdir())
-    assert [picture.name for picture in pictures] == [path.name for path in sorted(images.iterdir())]
+    assert [picture.name for picture in pictures] == [f"{path.name}.png" for path in sorted(images.iterdir())]
     assert all(cv2.imread(str(picture)).std() > 0 for picture in pictures)
 
 

@@ -46,7 +46,7 @@ def python(code: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_importing_the_harness_loads_two_modules_of_ours_and_nothing_heavy() -> None:
+def test_importing_the_harness_loads_one_module_of_ours_and_nothing_heavy() -> None:
     code = "import sys; before = set(sys.modules); import harness; print(*sorted(set(sys.modules) - before))"
     assert python(code).split() == ["harness"]
 
@@ -284,3 +284,11 @@ def test_a_detector_is_fitted_exported_and_scores(
     assert "images" not in capfd.readouterr().err
     with pytest.raises(harness.UsageError, match="needs data"):
         harness.export(exported, precision="int8")
+
+
+@pytest.mark.parametrize(("batch_size", "threads"), [(0, 1), (1, 0)])
+def test_a_number_below_one_is_a_usage_error(tiny: Tiny, batch_size: int, threads: int) -> None:
+    images = tiny.data / "widget" / "test" / "scratch"
+    detector = harness.load_artifact(tiny.artifact)
+    with pytest.raises(harness.UsageError, match="=0: at least 1"):
+        detector.score(images, backend="onnxruntime-cpu", batch_size=batch_size, threads=threads)
