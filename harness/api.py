@@ -5,10 +5,9 @@ Nothing here prints. Long work reports to a callback `progress(label, done, tota
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -341,7 +340,7 @@ def bench(
                 save_outputs=save_outputs,
             )
         )
-        return plan.run(planned, timeout=options.timeout, report=lambda _: None, progress=_case_progress)
+        return plan.run(planned, timeout=options.timeout, report=lambda _: None, progress=report_progress)
 
 
 def read_records(results: PathLike, *, newest: bool = True) -> tuple[Record, ...]:
@@ -464,12 +463,6 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _listening(progress: Progress | None) -> AbstractContextManager[None]:
     return reported_to(progress or (lambda *_: None))
-
-
-@contextlib.contextmanager
-def _case_progress(label: str, total: int) -> Iterator[Any]:
-    with report_progress(label, total) as advance:
-        yield advance
 
 
 def _scored(job: Job, timeout: float) -> tuple[Record, EvidenceArrays]:
