@@ -236,14 +236,13 @@ def fit(
         backbone = "none"
     elif weights is None:
         raise UsageError("fit needs weights: a backbone's file, or 'random' for an untrained one")
-    name = detector if backbone == "none" else f"{detector}-{backbone}"
     request = build.FitRequest(
         detector=detector,
         backbone=backbone,
         weights=None if backbone == "none" or weights == "random" else Path(str(weights)),
         dataset=Path(data).resolve().name,
         category=datasets.load_category(Path(data), category),
-        out=Path(out) / name / category,
+        out=build.detector_folder(Path(out), detector, backbone) / category,
         settings=detector_settings.settings(detector, settings or {}),
         seed=seed,
         device=device,

@@ -95,6 +95,11 @@ class FitRequest:
     """Of everything that decides the bits; the fit itself finds it, and its checkpoints carry it."""
 
 
+def detector_folder(out: Path, detector: str, backbone: str) -> Path:
+    """The folder below `out` that holds a detector's artifacts, one per category: `DETECTOR-BACKBONE`."""
+    return out / (detector if backbone == "none" else f"{detector}-{backbone}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OmRequest:
     """How a variant is to be compiled for an Ascend chip."""

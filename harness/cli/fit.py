@@ -149,7 +149,7 @@ def _fit(options: argparse.Namespace) -> int:
 def _template(options: argparse.Namespace) -> FitRequest:
     """The request that all categories share; its category is empty, its `out` is the folder of all artifacts."""
     from harness import registry
-    from harness.build import FitRequest
+    from harness.build import FitRequest, detector_folder
     from harness.types import Category
 
     has_backbone = registry.has_backbone(options.detector)
@@ -164,7 +164,7 @@ def _template(options: argparse.Namespace) -> FitRequest:
         weights=None if str(options.weights) == "random" else options.weights,
         dataset=options.data.resolve().name,
         category=Category(name="", root=options.data, train=(), test=()),
-        out=options.out / (options.detector if backbone == "none" else f"{options.detector}-{backbone}"),
+        out=detector_folder(options.out, options.detector, backbone),
         settings=_settings(options),
         seed=options.seed,
         device=options.device,

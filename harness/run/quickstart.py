@@ -72,7 +72,8 @@ def prepare(folder: Path, *, seed: int, backends: Sequence[str] | None, say: Say
     """
     from harness.datasets import synthetic
 
-    data, artifacts = folder / "synthetic", folder / "artifacts" / f"{DETECTOR}-{BACKBONE}"
+    data = folder / "synthetic"
+    artifacts = build.detector_folder(folder / "artifacts", DETECTOR, BACKBONE)
     say(f"data    synthetic images with exact masks, seed {seed} → {data}")
     synthetic.synthesise(data, synthetic.CATEGORIES, seed)
     say(f"fit     PaDiM on an UNTRAINED, seeded ResNet-18 (no claim) → {artifacts}")
