@@ -7,50 +7,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from harness import registry
-from harness.detector import artifact
 from harness.detector.artifact import Artifact, Variant, add_variant, locked
+from harness.detector.settings import Settings
 from harness.errors import UsageError
-from harness.types import Category
-
-if TYPE_CHECKING:
-    from harness.detector.settings import Settings
-from harness.types import Device
+from harness.types import Category, Device
 
 Precision = Literal["fp16", "int8"]
 Calibration = Literal["minmax", "percentile"]
 IMAGES = 32
-"""Good images it is calibrated on and compared with float32, unless asked otherwise."""
+"""Default number of good images that calibrate it and on which it is compared with float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionRequest:
-    """How the precision of the float32 ONNX variant is to be lowered."""
+    """How to reduce the precision of the float32 ONNX variant."""
 
     precision: Precision
     calibration: Calibration = "minmax"
     """How int8 finds the range of each tensor: its extrema, or the range of 99.999 % of its values."""
     keep_float: tuple[str, ...] = ()
     """Nodes, or operator types, that stay in float32."""
-    lower_head: bool = False
-    """Lower a head in the graph too."""
+    reduce_head: bool = False
+    """Reduce the precision of a head in the graph too."""
     images: int = IMAGES
     label: str | None = None
-    """What the variant's id says of the settings; made of them when not given."""
+    """Part of the variant's id that names the settings; `None`: derived from them."""
 
 
 def quantize(
     detector: Artifact, category: Category, request: PrecisionRequest, *, head_in_graph: bool = False
 ) -> Variant:
-    """Write the variant that `request` asks for into the artifact, one export at a time, and list it.
+    """Write the requested variant into the artifact and list it; exports into one artifact wait for each other.
 
     Args:
         detector: Holds the float32 ONNX variant.
-        category: Whose good images calibrate and check.
-        request: What is asked.
-        head_in_graph: Take the ONNX variant that holds the head.
+        category: Its good images calibrate and check.
+        request: Precision and settings.
+        head_in_graph: Use the ONNX variant that contains the head.
 
     Raises:
         ArtifactError: no float32 ONNX variant, or a graph that is not in float32.
@@ -59,15 +55,15 @@ def quantize(
         UsageError: a node or an operator type that the graph does not have.
     """
     export = registry.load("exporters.quantize.export:export")
-    with artifact.locked(detector.path):
+    with locked(detector.path):
         variant: Variant = export(detector, category, request, head_in_graph=head_in_graph)
-        artifact.add_variant(detector.path, variant)
+        add_variant(detector.path, variant)
     return variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRequest:
-    """All that is asked of a fit; equal requests give equal detectors."""
+    """Everything that decides a fit; equal requests give equal detectors."""
 
     detector: str
     backbone: str
@@ -77,7 +73,7 @@ class FitRequest:
     dataset: str
     category: Category
     out: Path
-    """The artifact folder to make."""
+    """The artifact folder to write."""
     settings: Settings
     seed: int = 0
     device: Device = "cpu"
@@ -92,7 +88,7 @@ class FitRequest:
     force: bool = False
     """Replace an artifact that was fitted from another request."""
     digest: str = ""
-    """Of everything that decides the bits; the fit itself finds it, and its checkpoints carry it."""
+    """SHA-256 of everything that decides the bits; the fit computes it and stores it in checkpoints."""
 
 
 def detector_folder(out: Path, detector: str, backbone: str) -> Path:
@@ -102,7 +98,7 @@ def detector_folder(out: Path, detector: str, backbone: str) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OmRequest:
-    """How a variant is to be compiled for an Ascend chip."""
+    """How to compile a variant for an Ascend chip."""
 
     soc: str
     """As `Target.soc`."""
@@ -122,9 +118,9 @@ class OmRequest:
 def export(
     artifact: Artifact, format_: str, *, head_in_graph: bool = False, om: OmRequest | None = None
 ) -> Variant:
-    """Have the exporter of `format_` write a variant into the artifact, one export at a time, and list it.
+    """Write a variant of `format_` into the artifact and list it; exports into one artifact wait for each other.
 
-    `om` goes with the format of that name alone, which needs it.
+    `om` is required for the format `om`, and for no other.
     """
     detector = artifact.manifest.detector
     if format_ != "om" and detector not in registry.LEARNERS and detector in registry.detector_names():

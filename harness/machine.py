@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import os
 import platform
 import re
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -135,10 +136,14 @@ VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
 
 def cann_home(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Folder of the CANN toolkit; `None` if no toolkit's `set_env.sh` was sourced."""
+    return next(_cann_homes(environment), None)
+
+
+def _cann_homes(environment: Mapping[str, str]) -> Iterator[Path]:
+    """Folders that the variables of `set_env.sh` name, in the order in which they are searched."""
     for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
         if environment.get(name):
-            return Path(environment[name])
-    return None
+            yield Path(environment[name])
 
 
 def cann_version(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -146,10 +151,9 @@ def cann_version(environment: Mapping[str, str] = os.environ) -> str | None:
 
     MindSpore reads `compiler/version.info`; that the file lies beside other parts too is an assumption.
     """
-    home = cann_home(environment)
-    for name in _VERSION_FILES if home is not None else ():
+    for home, name in itertools.product(_cann_homes(environment), _VERSION_FILES):
         with contextlib.suppress(OSError):
-            text = Path(str(home), name).read_text("utf-8", errors="replace")
+            text = (home / name).read_text("utf-8", errors="replace")
             match = re.search(r"^\s*version\s*=\s*\W*(\d[\w.]*)", text, re.IGNORECASE | re.MULTILINE)
             if match is not None:
                 return match[1]

@@ -39,8 +39,8 @@ BACKENDS = {
     "ascend-lite-fp16": "backends.lite:ascend_fp16",
     "ascend-lite-simulated": "backends.lite:ascend_simulated",
 }
-LOWER_PRECISION = tuple(name for name in BACKENDS if name.endswith(("-fp16", "-default")))
-"""Backends that may compute in a lower precision than the model's: run only where they are asked for by name."""
+REDUCED_PRECISION = tuple(name for name in BACKENDS if name.endswith(("-fp16", "-default")))
+"""Backends that may compute in a lower precision than the model's: they run only if named."""
 HEADS = {
     "padim": "harness.heads.padim:PadimHead",
     "patchcore": "harness.heads.patchcore:PatchcoreHead",

@@ -45,7 +45,7 @@ def export(
     made_from = source(artifact, ("onnx",), head_in_graph=head_in_graph)
     file, where = artifact.model_file(made_from), f"{artifact.path}: {made_from.id}"
     model = _read(file, where)
-    head = frozenset() if request.lower_head else graph.head_nodes(model, made_from)
+    head = frozenset() if request.reduce_head else graph.head_nodes(model, made_from)
     graph.fold_batch_norms(model)
     keep = graph.named_nodes(model, request.keep_float, where) | head
     samples = _samples(artifact, category, request.images)
@@ -119,7 +119,7 @@ def identifier(made_from: Variant, request: PrecisionRequest) -> str:
         parts += [f"keep-{kept}"] if request.keep_float else []
     parts += [f"images{request.images}"] if request.images != IMAGES else []
     parts += made_from.contains
-    parts += [request.precision] if request.lower_head and HEAD in made_from.contains else []
+    parts += [request.precision] if request.reduce_head and HEAD in made_from.contains else []
     return "-".join(parts)
 
 

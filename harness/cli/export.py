@@ -204,7 +204,7 @@ def _precision_requests(options: argparse.Namespace) -> tuple[PrecisionRequest, 
             precision=name,
             calibration=options.calibration or "minmax",
             keep_float=tuple(dict.fromkeys(options.keep_float)),
-            lower_head=options.reduce_head,
+            reduce_head=options.reduce_head,
             images=options.images or IMAGES,
         )
         for name in dict.fromkeys(options.precision)

@@ -154,7 +154,7 @@ def _parity_of(
     trained_with = [name for name in backends if ran[name].startswith(("mindspore", "ascend910"))]
     simulated = {record.case.runner for record in records if record.device and record.device.simulated}
     real = [name for name in backends if name not in simulated]
-    exact = [name for name in real if ran[name] not in registry.LOWER_PRECISION]
+    exact = [name for name in real if ran[name] not in registry.REDUCED_PRECISION]
     reference = (trained_with or exact or real or backends)[0]
     if len(variants) > 1:
         reference = f"{reference}:{variants[0]}"

@@ -45,7 +45,7 @@ def runnable_backends(say: Say) -> tuple[str, ...]:
     reasons = {
         name: reason
         for name, reason in worker.probe_all().items()
-        if reason is not None or not (registry.backend(name).simulated or name in registry.LOWER_PRECISION)
+        if reason is not None or not (registry.backend(name).simulated or name in registry.REDUCED_PRECISION)
     }
     absent = [name for name, reason in reasons.items() if reason is not None]
     if absent:

@@ -200,7 +200,7 @@ def test_a_lower_precision_runs_only_where_it_is_named(name: str) -> None:
     backend = registry.backend(name)
     assert isinstance(backend, adapter.OpenVino)
     assert name == f"openvino-{backend.device.lower()}" + ("" if backend.precision == "f32" else "-default")
-    assert (name in registry.LOWER_PRECISION) == (backend.precision is None)
+    assert (name in registry.REDUCED_PRECISION) == (backend.precision is None)
 
 
 # What OpenVINO may say on other machines.

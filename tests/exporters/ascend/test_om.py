@@ -440,6 +440,12 @@ def test_the_version_is_read_from_the_toolkit(
     assert machine.require_cann_version({variable: str(tmp_path)}) == version
 
 
+def test_a_folder_without_a_version_leaves_it_to_the_other_variable(tmp_path: Path) -> None:
+    (tmp_path / "version.info").write_text("Version=8.0.0\n")
+    homes = {"ASCEND_TOOLKIT_HOME": str(tmp_path / "empty"), "ASCEND_HOME_PATH": str(tmp_path)}
+    assert machine.require_cann_version(homes) == "8.0.0"
+
+
 @pytest.mark.parametrize("text", [None, "", "timestamp=1", "Version=latest"])
 def test_a_toolkit_of_unknown_version_is_asked_for(tmp_path: Path, text: str | None) -> None:
     if text is not None:

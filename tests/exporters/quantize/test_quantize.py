@@ -224,7 +224,7 @@ def test_other_settings_never_overwrite_an_earlier_file(tiny: Tiny) -> None:
     ]
     names = {identifier(made_from, request) for request in requests}
     headed = msgspec.structs.replace(made_from, contains=(HEAD,))
-    names |= {identifier(headed, INT8), identifier(headed, changed(INT8, lower_head=True))}
+    names |= {identifier(headed, INT8), identifier(headed, changed(INT8, reduce_head=True))}
     assert len(names) == len(requests) + 2
 
 
@@ -425,7 +425,7 @@ def test_a_graph_that_is_not_in_float32_is_refused(widget: Path, tiny: Tiny, spo
 def test_the_head_in_a_graph_keeps_its_precision_unless_asked(widget: Path, tiny: Tiny) -> None:
     replaced(widget, graph(prefix="net."), contains=(HEAD,))
     kept = lower(widget, tiny, FP16, head_in_graph=True)
-    lowered = lower(widget, tiny, changed(FP16, lower_head=True), head_in_graph=True)
+    lowered = lower(widget, tiny, changed(FP16, reduce_head=True), head_in_graph=True)
     assert (kept.id, lowered.id) == ("onnx-fp16-head", "onnx-fp16-head-fp16")
     assert kept.lowered is not None
     assert lowered.lowered is not None
