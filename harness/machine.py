@@ -71,6 +71,12 @@ def die_with_parent(how: signal.Signals) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
 
 
+def python_path() -> str:
+    """`PYTHONPATH` of a child process that runs our packages: the folder that holds them, then the current value."""
+    root = str(Path(harness.__file__).resolve().parents[1])
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+
+
 def peak_memory_bytes() -> int:
     """Largest resident memory of this process so far.
 

@@ -17,9 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import harness
 from exporters.errors import ExportError
-from harness import storage
+from harness import machine, storage
 from harness.build import OmRequest
 from harness.detector.artifact import TensorSpec
 from harness.errors import Unavailable, UsageError
@@ -107,8 +106,7 @@ def program(atc: str) -> tuple[str, ...]:
     """
     if atc == SIMULATED:
         # Only the simulator gets our packages: the real atc compiles with a Python of its own.
-        paths = [str(Path(harness.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        path = f"PYTHONPATH={os.pathsep.join(paths)}"
+        path = f"PYTHONPATH={machine.python_path()}"
         return ("env", path, sys.executable, "-m", "backends.simulators.atc")
     words = shlex.split(atc)
     if not words:

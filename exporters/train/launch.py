@@ -15,6 +15,7 @@ import msgspec
 
 from exporters.errors import CONTINUES, Interrupted, TrainingError
 from exporters.train import checkpoint
+from harness import machine
 from harness.build import FitRequest
 
 LOG_LINES_SHOWN = 5
@@ -88,13 +89,10 @@ def _command(workers: int, logs: Path) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """This process's, with our packages on Python's path, and this Python the first `python` that `msrun` finds."""
-    root = str(Path(__file__).resolve().parents[2])
-    first = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": root}
-    joined = {
-        name: os.pathsep.join(filter(None, [path, os.environ.get(name)])) for name, path in first.items()
-    }
+    programs = os.pathsep.join(filter(None, [str(Path(sys.executable).parent), os.environ.get("PATH")]))
+    first = {"PATH": programs, "PYTHONPATH": machine.python_path()}
     # How long a worker waits for another in a collective operation: while that one compiles, say. 30 s when not set.
-    return {"MS_NODE_TIMEOUT": "3600", **os.environ, **joined, "GLOG_v": "3"}
+    return {"MS_NODE_TIMEOUT": "3600", **os.environ, **first, "GLOG_v": "3"}
 
 
 def _follow(process: subprocess.Popen[bytes], logs: Path) -> bool:

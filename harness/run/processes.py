@@ -12,14 +12,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Protocol
 
+from harness import machine
 from harness.errors import UsageError
 from harness.run.interrupted import Interrupted
 from harness.types import Device
 
-_VISIBLE = {"ascend": "ASCEND_RT_VISIBLE_DEVICES", "gpu": "CUDA_VISIBLE_DEVICES"}
+_VISIBLE = {"ascend": machine.VISIBLE_DEVICES, "gpu": "CUDA_VISIBLE_DEVICES"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +132,6 @@ class Children:
             self._say(name, line, error=True)
 
     def _start(self, name: str) -> subprocess.Popen[str] | None:
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         with self._lock:
             if self._stopping:
                 return None
@@ -143,7 +141,7 @@ class Children:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                env={**os.environ, **self._own.slot.environment, "PYTHONPATH": path},
+                env={**os.environ, **self._own.slot.environment, "PYTHONPATH": machine.python_path()},
                 start_new_session=True,  # Ctrl-C reaches only this process, which passes it on once
             )
             self._alive.add(process)

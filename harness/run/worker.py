@@ -116,14 +116,12 @@ def probe_all() -> dict[str, str | None]:
 
 
 def _spawn(arguments: list[str], environment: Any, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "harness.run.worker", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        env={**os.environ, **environment, "PYTHONPATH": path},
+        env={**os.environ, **environment, "PYTHONPATH": machine.python_path()},
         start_new_session=True,  # Ctrl-C reaches only the parent, which ends the worker
     )
 
