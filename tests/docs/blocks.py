@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from harness.cli import main
 
@@ -74,15 +75,16 @@ def run(block: Block, names: dict[str, Any]) -> None:
     Raises:
         AssertionError: a command ends with another exit code than its line says (0 without `# exit code N`).
     """
-    for command in _commands(block.setup):
-        _run_command(command, f"{block.page}:{block.line}")
-    if block.file is not None:
-        Path(block.file).write_text(block.text, encoding="utf-8")
-    elif block.language == "python":
-        exec(compile(block.text, f"{block.page}:{block.line}", "exec"), names)  # noqa: S102 - it is our own page
-    elif block.language in RUN:
-        for command in _commands(block.text):
+    with mock.patch.dict(os.environ):  # a command that is a process of its own leaves no variables behind
+        for command in _commands(block.setup):
             _run_command(command, f"{block.page}:{block.line}")
+        if block.file is not None:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            exec(compile(block.text, f"{block.page}:{block.line}", "exec"), names)  # noqa: S102 - it is our own page
+        elif block.language in RUN:
+            for command in _commands(block.text):
+                _run_command(command, f"{block.page}:{block.line}")
 
 
 def _environment() -> dict[str, str]:
